@@ -1,0 +1,93 @@
+"""The small reference model of the parity fixture: its configuration and its recorded tensors.
+
+Test modules of this folder import it as ``from fixture import small_config`` (pytest puts their folder on the path).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from torch import Tensor
+
+from groma_model.configuration import GromaConfig
+
+
+def small_config(**overrides: Any) -> GromaConfig:
+    """The fixture's sizes with every quirk of the released code switched on; ``overrides`` replace single fields."""
+    fields: dict[str, Any] = dict(
+        vision_config=dict(
+            model_type="dinov2",
+            hidden_size=64,
+            num_hidden_layers=6,
+            num_attention_heads=2,
+            image_size=518,
+            patch_size=14,
+        ),
+        llm_config=dict(
+            model_type="llama",
+            vocab_size=1000,
+            hidden_size=256,
+            intermediate_size=512,
+            num_hidden_layers=2,
+            num_attention_heads=4,
+            num_key_value_heads=4,
+            max_position_embeddings=4096,
+            rms_norm_eps=1e-5,
+            bos_token_id=1,
+            eos_token_id=2,
+        ),
+        image_size=448,
+        position_interpolation="scale_factor",
+        proposer_dim=64,
+        proposer_heads=8,
+        proposer_points=4,
+        proposer_ffn_dim=128,
+        proposer_encoder_layers=2,
+        proposer_decoder_layers=3,
+        num_queries=30,
+        proposer_box_head_dim=256,
+        anchor_size=0.05,
+        box_refinement="released",
+        score_threshold=0.15,
+        region_dim=1024,
+        box_geometry="released",
+    )
+    return GromaConfig(**(fields | overrides))
+
+
+def tensors(shared: Path, name: str) -> dict[str, Tensor]:
+    """All tensors of ``parity/small/NAME.safetensors``, for example ``tensors(shared, "02_perceiver")``."""
+    with safe_open(shared / "parity" / "small" / f"{name}.safetensors", "pt") as file:
+        return {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 - not a dict
+
+
+def results(shared: Path) -> dict[str, Any]:
+    """The recorded numbers, prompts and token ids of ``parity/small/results.json``."""
+    return json.loads((shared / "parity" / "small" / "results.json").read_text())
+
+
+def claims(shared: Path) -> Any:
+    """The numeric evidence of ``parity/claims.json``."""
+    return json.loads((shared / "parity" / "claims.json").read_text())
+
+
+def released_weights(shared: Path, names: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
+    """The fixture checkpoint's tensors whose released name a table knows, in float32, under our names.
+
+    ``names`` is a table of (released regular expression, our replacement); the first full match counts. Two released
+    names may stand for one tensor (the checkpoint stores shared heads twice).
+    """
+    table = [(re.compile(pattern), ours) for pattern, ours in names]
+    renamed: dict[str, Tensor] = {}
+    with safe_open(shared / "parity" / "small" / "checkpoint" / "model.safetensors", "pt") as file:
+        for key in file.keys():  # noqa: SIM118 - not a dict
+            for pattern, ours in table:
+                if match := pattern.fullmatch(key):
+                    renamed[match.expand(ours)] = file.get_tensor(key).float()
+                    break
+    return renamed
