@@ -1,0 +1,83 @@
+"""Uncertainty of benchmark figures: bootstraps over images, as the questions of one image are not independent."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+import numpy as np
+
+from groma_eval.core import HarnessError
+
+_CHUNK = 4_000_000  # counts drawn at once: bounds memory for tens of thousands of clusters
+
+
+def _cluster_sums(columns: Sequence[Sequence[float]], clusters: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
+    """Sums of each column per cluster (n_clusters, n_columns) and the clusters' sizes (n_clusters,)."""
+    numbers: dict[Hashable, int] = {}
+    index = np.fromiter((numbers.setdefault(c, len(numbers)) for c in clusters), dtype=np.int64, count=len(clusters))
+    values = [np.asarray(column, dtype=np.float64) for column in columns]
+    if any(len(column) != len(index) for column in values):
+        raise HarnessError(f"{[len(v) for v in values]} values for {len(index)} clusters: give one cluster a value")
+    if not len(index):
+        raise HarnessError("no values to draw from: an interval needs at least one scored question")
+    sums = np.stack([np.bincount(index, weights=v, minlength=len(numbers)) for v in values], axis=1)
+    return sums, np.bincount(index, minlength=len(numbers)).astype(np.float64)
+
+
+def _resampled_means(sums: np.ndarray, sizes: np.ndarray, seed: int, resamples: int) -> np.ndarray:
+    """Ratio-of-sums means of ``resamples`` draws of whole clusters with replacement: (resamples, n_columns)."""
+    rng = np.random.default_rng(seed)
+    count = len(sizes)
+    means = []
+    step = max(1, _CHUNK // count)
+    for start in range(0, resamples, step):
+        drawn = rng.multinomial(count, np.full(count, 1.0 / count), size=min(step, resamples - start)).astype(float)
+        means.append((drawn @ sums) / (drawn @ sizes)[:, None])
+    return np.concatenate(means)
+
+
+def clustered_interval(
+    values: Sequence[float],
+    clusters: Sequence[Hashable],
+    level: float = 0.95,
+    seed: int = 0,
+    resamples: int = 1000,
+) -> tuple[float, float]:
+    """Percentile bootstrap interval of the mean of ``values``, drawing whole clusters (images) with replacement.
+
+    The statistic is sum of values over number of values in the draw, so that clusters weigh by their size as they do in
+    the metric itself. In the units of ``values``; the same input and seed give the same bytes.
+    """
+    sums, sizes = _cluster_sums([values], clusters)
+    tail = (1.0 - level) / 2
+    low, high = np.quantile(_resampled_means(sums, sizes, seed, resamples)[:, 0], [tail, 1.0 - tail])
+    return float(low), float(high)
+
+
+def paired_bootstrap(
+    a: Sequence[float],
+    b: Sequence[float],
+    clusters: Sequence[Hashable],
+    level: float = 0.95,
+    seed: int = 0,
+    resamples: int = 1000,
+) -> dict[str, float]:
+    """Difference of the means of two models' scores on the same questions: ``delta`` = mean(a) - mean(b).
+
+    Clusters are drawn once for both models. ``lo``/``hi`` bound ``delta`` at ``level``; ``p`` is two-sided: twice the
+    share of draws on the far side of zero (a draw at zero counts for both sides), with one added to numerator and
+    denominator so that it is never 0, at most 1.
+    """
+    sums, sizes = _cluster_sums([a, b], clusters)
+    means = _resampled_means(sums, sizes, seed, resamples)
+    deltas = means[:, 0] - means[:, 1]
+    tail = (1.0 - level) / 2
+    low, high = np.quantile(deltas, [tail, 1.0 - tail])
+    rarer = min(int((deltas <= 0).sum()), int((deltas >= 0).sum()))
+    totals = sums.sum(axis=0)
+    return {
+        "delta": float((totals[0] - totals[1]) / sizes.sum()),
+        "lo": float(low),
+        "hi": float(high),
+        "p": min(1.0, 2 * (rarer + 1) / (resamples + 1)),
+    }
