@@ -1,0 +1,93 @@
+"""The region proposer against the released code's recorded stages, sizes and detection losses."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+import torch
+from fixture import claims, released_weights, results, small_config, tensors
+
+from groma_model.boxes import cxcywh_to_xyxy
+from groma_model.configuration import preset
+from groma_model.proposer import RELEASED_NAMES, RegionProposer
+
+
+@pytest.fixture(scope="module")
+def proposer(shared) -> RegionProposer:
+    model = RegionProposer(small_config()).eval()
+    model.load_state_dict(released_weights(shared, RELEASED_NAMES), strict=True)
+    return model
+
+
+@pytest.fixture(scope="module")
+def states(shared) -> list[torch.Tensor]:
+    recorded = tensors(shared, "01_vit")
+    return [recorded[f"vit.hidden_states.{i}"][:, 1:] for i in range(7)]
+
+
+def _recorder(module: torch.nn.Module) -> list[torch.Tensor]:
+    seen: list[torch.Tensor] = []
+    module.register_forward_hook(lambda _m, _i, output: seen.append(output.detach()))
+    return seen
+
+
+@torch.no_grad()
+def test_every_recorded_stage(shared, states):
+    model = RegionProposer(small_config()).eval()
+    model.load_state_dict(released_weights(shared, RELEASED_NAMES), strict=True)
+    recorded = tensors(shared, "02_perceiver")
+    watched = {
+        "input_proj": _recorder(model.input_proj[0]),
+        "encoder_out": _recorder(model.encoder[-1]),
+        "object_query": _recorder(model.enc_output_norm),
+        "pos_trans_norm": _recorder(model.pos_trans_norm),
+    }
+    hidden = [_recorder(layer) for layer in model.decoder]
+    output = model(states)
+
+    def close(ours, name, tolerance):
+        assert ours.shape == recorded[name].shape
+        difference = (ours - recorded[name]).abs().max().item()
+        assert difference <= tolerance, f"{name} differs by {difference}"
+
+    close(watched["input_proj"][0].transpose(1, 2).unflatten(2, (32, 32)), "input_proj", 2e-5)
+    for name in ("encoder_out", "object_query", "pos_trans_norm"):
+        close(watched[name][0], name, 1e-4)
+    assert torch.equal(output.selected, recorded["topk_proposals"])
+    close(output.encoder_logits[..., None], "enc_outputs_class", 1e-4)
+    close(output.encoder_boxes.logit(), "enc_outputs_coord_logits", 2e-4)
+    close(torch.stack([h[0] for h in hidden], 1), "decoder_intermediate_hidden", 1e-4)
+    chosen = output.encoder_boxes.gather(1, output.selected[..., None].expand(-1, -1, 4))
+    close(chosen, "init_reference_points", 1e-5)
+    close(output.layer_boxes[-1], "pred_boxes", 1e-5)
+    close(output.coco_logits[..., None], "logits_coco", 1e-4)
+    close(output.sa1b_logits[..., None], "logits_sa1b", 1e-4)
+    close(output.score, "scores_fused", 1e-5)
+    torch.testing.assert_close(output.boxes, cxcywh_to_xyxy(recorded["pred_boxes"]), atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_accumulating_refinement_is_another_model(shared, proposer, states):
+    model = RegionProposer(small_config(box_refinement="accumulate")).eval()
+    model.load_state_dict(proposer.state_dict())
+    difference = (model(states).layer_boxes[-1] - tensors(shared, "02_perceiver")["pred_boxes"]).abs().max()
+    assert difference > 0.1
+
+
+def test_full_size_has_the_released_tensors(shared):
+    listed = json.loads((shared / "parity" / "full_7b_manifest.json").read_text())["tensors"]
+    with torch.device("meta"):
+        ours = {name: list(p.shape) for name, p in RegionProposer(preset("7b")).state_dict().items()}
+    table = [(re.compile(pattern), target) for pattern, target in RELEASED_NAMES]
+    released: dict[str, list[int]] = {}
+    for name, shape in ((name, entry["shape"]) for name, entry in listed.items()):
+        matches = [m.expand(target) for pattern, target in table if (m := pattern.fullmatch(name))]
+        assert len(matches) <= 1, f"{name} is renamed by {len(matches)} rules"
+        if name.startswith(("perceiver.ddetr_transformer.", "perceiver.input_proj.")):
+            assert matches, f"{name} has no rule"
+        if matches:
+            assert released.setdefault(matches[0], shape) == shape
+    assert released == ours
+    assert sum(torch.Size(shape).numel() for shape in ours.values()) == 11_114_921 + 262_912
