@@ -9,9 +9,11 @@ import pytest
 import torch
 from fixture import claims, released_weights, results, small_config, tensors
 
+import groma_model.training.detection_loss as loss_module
 from groma_model.boxes import cxcywh_to_xyxy
 from groma_model.configuration import preset
 from groma_model.proposer import RELEASED_NAMES, RegionProposer
+from groma_model.training.detection_loss import detection_loss
 
 
 @pytest.fixture(scope="module")
@@ -91,3 +93,51 @@ def test_full_size_has_the_released_tensors(shared):
             assert released.setdefault(matches[0], shape) == shape
     assert released == ours
     assert sum(torch.Size(shape).numel() for shape in ours.values()) == 11_114_921 + 262_912
+
+
+@pytest.mark.parametrize("source", ["coco", "sa1b"])
+def test_detection_loss_and_gradients(shared, proposer, states, source):
+    expected = results(shared)[f"40_det_loss_{source}"]
+    targets = [cxcywh_to_xyxy(torch.tensor(label["boxes"])) for label in expected["labels"]]
+    proposer.zero_grad(set_to_none=True)
+    terms = detection_loss(proposer(states), targets, source)
+    terms["loss"].backward()
+
+    assert terms["loss"].item() == pytest.approx(expected["loss"], abs=2e-4)
+    released = {"objectness": "loss_ce", "l1": "loss_bbox", "giou": "loss_giou"}
+    for suffix in ("", "_0", "_1", "_enc"):
+        for ours, theirs in released.items():
+            value = expected["loss_dict"][theirs + suffix]
+            assert terms[ours + suffix].item() == pytest.approx(value, abs=2e-5), ours + suffix
+    assert len(terms) == 1 + 3 * 4
+
+    gradients = {name: p.grad for name, p in proposer.named_parameters() if p.grad is not None}
+    norms = _renamed({f"perceiver.{name}": norm for name, norm in expected["grad_norms"].items()})
+    assert norms.keys() == gradients.keys()
+    for name, norm in norms.items():
+        assert gradients[name].norm().item() == pytest.approx(norm, rel=1e-3, abs=1e-4), name
+    recorded = _renamed({f"perceiver.{n}": g for n, g in tensors(shared, f"40_det_{source}_grads").items()})
+    for name, gradient in recorded.items():
+        difference = (gradients[name] - gradient).norm() / gradient.norm()
+        assert difference < 1e-3, f"gradient of {name} is off by {difference:.1e}"
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("source", ["coco", "sa1b"])
+def test_hungarian_matches(shared, proposer, states, source, monkeypatch):
+    key = next(key for key in claims(shared) if key.startswith(f"hungarian_{source}"))
+    last, *earlier, encoder = claims(shared)[key]
+    found = []
+    original = loss_module._assign
+    monkeypatch.setattr(loss_module, "_assign", lambda *given: found.append(original(*given)) or found[-1])
+    labels = results(shared)[f"40_det_loss_{source}"]["labels"]
+    detection_loss(proposer(states), [cxcywh_to_xyxy(torch.tensor(label["boxes"])) for label in labels], source)
+    for (image, prediction, target), expected in zip(found[0], [*earlier, last, encoder], strict=True):
+        for index, (queries, boxes) in enumerate(expected):
+            pairs = set(zip(prediction[image == index].tolist(), target[image == index].tolist()))
+            assert pairs == set(zip(queries, boxes))
+
+
+def _renamed(released: dict) -> dict:
+    table = [(re.compile(pattern), target) for pattern, target in RELEASED_NAMES]
+    return {m.expand(t): value for name, value in released.items() for p, t in table if (m := p.fullmatch(name))}
