@@ -184,7 +184,7 @@ def test_training_finds_synthetic_boxes(refinement):
     config = preset("nano", proposer_dim=32, num_queries=12, proposer_box_head_dim=32, box_refinement=refinement)
     model = RegionProposer(config)
     optimiser = torch.optim.AdamW(model.parameters(), 2e-3)
-    directions = torch.randn(4, 96)
+    directions = torch.randn(4, config.vision_config.hidden_size)
 
     def batch(seed: int) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         generator = torch.Generator().manual_seed(seed)

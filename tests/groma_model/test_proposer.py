@@ -8,16 +8,19 @@ import pytest
 import torch
 
 from groma_model.boxes import cxcywh_to_xyxy
-from groma_model.configuration import GromaConfig, preset
+from groma_model.configuration import GromaConfig
 from groma_model.ops.deformable_attention import deformable_sample
 from groma_model.proposer import RegionProposer
 from groma_model.proposer_layers import box_encoding, grid_encodings, inverse_sigmoid
 
 
 def _config(**overrides) -> GromaConfig:
-    sizes = dict(proposer_dim=32, proposer_heads=4, proposer_points=2, proposer_ffn_dim=48, proposer_box_head_dim=24,
-                 proposer_decoder_layers=3, num_queries=7)  # fmt: skip
-    return preset("nano", **(sizes | overrides))
+    vision = dict(model_type="dinov2", hidden_size=96, num_hidden_layers=4, num_attention_heads=3, image_size=128,
+                  patch_size=16)  # fmt: skip
+    sizes = dict(vision_config=vision, proposer_layers=4, proposer_dropout=0.0, anchor_size=0.2, proposer_dim=32,
+                 proposer_heads=4, proposer_points=2, proposer_ffn_dim=48, proposer_box_head_dim=24,
+                 proposer_encoder_layers=1, proposer_decoder_layers=3, num_queries=7)  # fmt: skip
+    return GromaConfig(**(sizes | overrides))
 
 
 def _proposer(seed: int = 0, **overrides) -> RegionProposer:
