@@ -177,10 +177,10 @@ def _sub_config(given: dict[str, Any] | PretrainedConfig | None, default_type: s
 _PRESETS: dict[str, dict[str, Any]] = {
     "7b": {},
     "tiny": dict(
-        vision_config=dict(model_type="dinov2", hidden_size=192, num_hidden_layers=6, num_attention_heads=6,
+        vision_config=dict(model_type="dinov2", hidden_size=160, num_hidden_layers=5, num_attention_heads=5,
                            image_size=192, patch_size=12, layerscale_value=1.0),
-        llm_config=dict(model_type="llama", vocab_size=512, hidden_size=256, intermediate_size=704,
-                        num_hidden_layers=5, num_attention_heads=8, num_key_value_heads=8,
+        llm_config=dict(model_type="llama", vocab_size=512, hidden_size=192, intermediate_size=512,
+                        num_hidden_layers=5, num_attention_heads=6, num_key_value_heads=6,
                         max_position_embeddings=2048, rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2),
         image_size=192, proposer_dim=128, proposer_heads=8, proposer_ffn_dim=256, proposer_encoder_layers=1,
         proposer_decoder_layers=2, num_queries=30, proposer_box_head_dim=128, proposer_dropout=0.0, anchor_size=0.2,

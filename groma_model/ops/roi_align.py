@@ -62,10 +62,10 @@ def _axis_taps(start: Tensor, end: Tensor, extent: int, size: int, samples: int)
     low = position.floor()
     high = (low + 1).clamp(max=extent - 1)
     fraction = position - low
-    share = inside / samples
+    share = inside.to(start.dtype) / samples
     index = torch.stack([low, high], -1).long().view(len(start), size, 2 * samples)
     weight = torch.stack([(1 - fraction) * share, fraction * share], -1).view(len(start), size, 2 * samples)
-    return index, weight.to(start.dtype)
+    return index, weight
 
 
 @cache

@@ -1,0 +1,218 @@
+"""Groma: image encoder -> region proposer -> region encoder -> language model (paper Sec. 3).
+
+:class:`GromaForConditionalGeneration` holds the four modules and the tensors between them; it has no prompt text and
+no decoding loop (see :mod:`groma_model.processing` and :mod:`groma_model.generation`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers import LlamaForCausalLM, PreTrainedModel
+from transformers.cache_utils import Cache
+
+from groma_model.configuration import GromaConfig
+from groma_model.proposer import ProposerOutput, RegionProposer
+from groma_model.regions import RegionEncoder, Selection, select_regions_batch
+from groma_model.vision import ImageEncoder, merge_tokens
+
+#: Label of positions without a training target.
+IGNORE = -100
+
+
+@dataclass
+class Perception:
+    """What is known of a batch of images before any question.
+
+    ``hidden_states``: all states of the image encoder, (B, N, C) each. ``image_tokens``: (B, M, H) in the language
+    model's width. ``selections``: the kept regions of each image. ``region_tokens``: (R_i, H) of each image.
+    """
+
+    hidden_states: list[Tensor]
+    proposals: ProposerOutput
+    selections: list[Selection]
+    image_tokens: Tensor
+    region_tokens: list[Tensor]
+
+
+class PointerHead(nn.Module):
+    """Reads and writes region tokens by content (setting ``pointer_head``; not part of the published Groma).
+
+    Writing: logit(<ri>) += (Wq h) . (Wk state_i + We region_i) / sqrt(d), with ``h`` the hidden state and ``state_i``
+    the hidden state at region i's embedding. Reading: where text contains <ri>, Wf region_i is added to its embedding.
+    """
+
+    def __init__(self, width: int, dim: int):
+        super().__init__()
+        self.query = nn.Linear(width, dim, bias=False)
+        self.state_key = nn.Linear(width, dim, bias=False)
+        self.region_key = nn.Linear(width, dim, bias=False)
+        self.feedback = nn.Linear(width, width, bias=False)
+        for layer in (self.query, self.state_key):
+            nn.init.eye_(layer.weight)
+        nn.init.eye_(self.feedback.weight)
+        nn.init.normal_(self.region_key.weight, std=width**-0.5)
+        self.scale = dim**-0.5
+
+    def keys(self, states: Tensor, regions: Tensor) -> Tensor:
+        """Keys (..., R, d) from the hidden states at the regions and the region tokens, both (..., R, H)."""
+        return self.state_key(states) + self.region_key(regions)
+
+    def scores(self, hidden: Tensor, keys: Tensor) -> Tensor:
+        """(..., H) hidden states and (..., R, d) keys of the same leading shape -> (..., R) additions to the logits."""
+        return (keys @ self.query(hidden).unsqueeze(-1)).squeeze(-1) * self.scale
+
+
+class GromaForConditionalGeneration(PreTrainedModel):
+    """The model. See :class:`groma_model.configuration.GromaConfig` for every size and setting."""
+
+    config_class = GromaConfig
+    base_model_prefix = ""
+    main_input_name = "pixel_values"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _no_split_modules = ["LlamaDecoderLayer", "Dinov2Layer"]  # noqa: RUF012 (a transformers class attribute)
+
+    def __init__(self, config: GromaConfig):
+        super().__init__(config)
+        width = config.llm_config.hidden_size
+        image_width = config.vision_config.hidden_size * (4 if config.token_merge else 1)
+        self.vision_encoder = ImageEncoder(config)
+        self.proposer = RegionProposer(config)
+        self.region_encoder = RegionEncoder(config)
+        self.projector = nn.Sequential(nn.Linear(image_width, width), nn.GELU(), nn.Linear(width, width))
+        self.llm = LlamaForCausalLM(config.llm_config)
+        self.new_token_embeddings = nn.Embedding(len(config.new_tokens), width)
+        self.new_token_head = nn.Linear(width, len(config.new_tokens), bias=False)
+        self.pointer = PointerHead(width, config.pointer_dim) if config.pointer_head else None
+        with torch.no_grad():  # new tokens start at the mean of the known ones, as in the released code
+            mean = self.llm.get_input_embeddings().weight.mean(0, keepdim=True)
+            noise = config.llm_config.initializer_range
+            self.new_token_embeddings.weight.normal_(std=noise).add_(mean)
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Modules initialise themselves when they are built; nothing is initialised again."""
+
+    @property
+    def first_region_id(self) -> int:
+        """Token id of ``<r0>``."""
+        return self.config.llm_config.vocab_size + len(self.config.new_tokens) - self.config.max_regions
+
+    # ------------------------------------------------------------------ perceive
+    def perceive(
+        self,
+        pixel_values: Tensor,
+        user_boxes: Sequence[Tensor] | None = None,
+        ground_boxes: Sequence[Tensor] | None = None,
+    ) -> Perception:
+        """Everything about a batch of pictures that no question is needed for.
+
+        Args:
+            pixel_values: (B, 3, S, S).
+            user_boxes, ground_boxes: boxes (n_i, 4) xyxy normalised that join the proposals of each image.
+        """
+        states, proposals, selections = self.propose(pixel_values, user_boxes, ground_boxes)
+        regions = self.encode_regions(states, [s.boxes for s in selections])
+        return Perception(states, proposals, selections, self.image_tokens(states), regions)
+
+    def propose(
+        self,
+        pixel_values: Tensor,
+        user_boxes: Sequence[Tensor] | None = None,
+        ground_boxes: Sequence[Tensor] | None = None,
+    ) -> tuple[list[Tensor], ProposerOutput, list[Selection]]:
+        """Image encoder, proposer and region selection alone: no gradient is needed through the selection."""
+        states = self.vision_encoder(pixel_values)
+        proposals = self.proposer(states)
+        selections = select_regions_batch(
+            proposals.boxes.detach().float(),
+            proposals.score.detach().float(),
+            self.config,
+            user_boxes=user_boxes,
+            ground_boxes=ground_boxes,
+        )
+        return states, proposals, selections
+
+    def image_tokens(self, hidden_states: Sequence[Tensor]) -> Tensor:
+        """(B, N/4, H), or (B, N, H) without the 2x2 merge (Sec. 3.1)."""
+        tokens = hidden_states[self.config.vision_output_layer]
+        return self.projector(merge_tokens(tokens) if self.config.token_merge else tokens)
+
+    def encode_regions(self, hidden_states: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[Tensor]:
+        """Region tokens (R_i, H) of each image for boxes (R_i, 4) xyxy normalised."""
+        flat = self.region_encoder(hidden_states, list(boxes))
+        return list(flat.split([len(b) for b in boxes]))
+
+    # ------------------------------------------------------------------ understand
+    def embed_tokens(self, ids: Tensor) -> Tensor:
+        """Embeddings of ids of both vocabularies: (...) -> (..., H)."""
+        base = self.config.llm_config.vocab_size
+        known = self.llm.get_input_embeddings()(ids.clamp(max=base - 1))
+        new = self.new_token_embeddings((ids - base).clamp(min=0))
+        return torch.where((ids < base).unsqueeze(-1), known, new)
+
+    def embed(self, ids: Tensor, feature_index: Tensor, features: Tensor, first_region: int) -> Tensor:
+        """Input embeddings of token sequences with features in place of placeholders.
+
+        Args:
+            ids: (B, T).
+            feature_index: (B, T) index into ``features`` where a placeholder is replaced, -1 elsewhere.
+            features: (B, F, H): the image tokens, then the region tokens (padded).
+            first_region: index in ``features`` of region 0.
+        """
+        embeddings = self.embed_tokens(ids).to(features.dtype)
+        width = features.shape[-1]
+        replaced = feature_index >= 0
+        gathered = features.gather(1, feature_index.clamp(min=0).unsqueeze(-1).expand(-1, -1, width))
+        embeddings = torch.where(replaced.unsqueeze(-1), gathered, embeddings)
+        if self.pointer is not None and features.shape[1] > first_region:
+            region = ids - self.first_region_id
+            named = (region >= 0) & (region < features.shape[1] - first_region)
+            index = (region.clamp(min=0) + first_region).clamp(max=features.shape[1] - 1)
+            content = features.gather(1, index.unsqueeze(-1).expand(-1, -1, width))
+            embeddings = embeddings + torch.where(named.unsqueeze(-1), self.pointer.feedback(content), 0)
+        return embeddings
+
+    def run_llm(
+        self,
+        embeddings: Tensor,
+        attention_mask: Tensor | None,
+        position_ids: Tensor,
+        cache: Cache | None = None,
+    ) -> Tensor:
+        """Last hidden states (B, T, H). ``attention_mask``: boolean (B, 1, T, T + past), True where visible."""
+        if attention_mask is not None:
+            floor = torch.finfo(embeddings.dtype).min
+            attention_mask = torch.zeros_like(attention_mask, dtype=embeddings.dtype).masked_fill(
+                ~attention_mask, floor
+            )
+        output = self.llm.model(
+            inputs_embeds=embeddings,
+            attention_mask=attention_mask,
+            position_ids=position_ids,
+            past_key_values=cache,
+            use_cache=cache is not None,
+        )
+        return output.last_hidden_state
+
+    def logits(self, hidden: Tensor, pointer_keys: Tensor | None = None, num_regions: Tensor | None = None) -> Tensor:
+        """Scores over both vocabularies: hidden (M, H) -> (M, V + new), float32.
+
+        Args:
+            pointer_keys: (M, R, d), the keys of the regions that each row may point at (only with a pointer head).
+            num_regions: (M,) how many of them exist; tokens of regions that do not are excluded.
+        """
+        logits = torch.cat([self.llm.lm_head(hidden), self.new_token_head(hidden)], -1).float()
+        if self.pointer is not None and pointer_keys is not None:
+            scores = self.pointer.scores(hidden, pointer_keys).float()
+            index = torch.arange(self.config.max_regions, device=hidden.device)
+            exists = index < num_regions.unsqueeze(-1)
+            padded = torch.nn.functional.pad(scores, (0, self.config.max_regions - scores.shape[-1]))
+            first = self.first_region_id
+            regions = (logits[:, first:] + padded).masked_fill(~exists, torch.finfo(torch.float32).min)
+            logits = torch.cat([logits[:, :first], regions], -1)
+        return logits

@@ -1,0 +1,221 @@
+"""Image and prompt -> tensors.
+
+The prompt is split where the image's part ends: the *prefix* (system text, image tokens, region tokens, the fixed
+acknowledgement) depends on the image alone and is shared by every question; a *turn* is one question with its answer.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from transformers import AddedToken, PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from groma_model.configuration import GromaConfig, region_token
+
+#: What a user's box becomes in a question: its proxy token (looked up among the regions) and its region embedding.
+REFER = "<roi><refer_box></roi><refer_feat>"
+#: How a question's text names the user's box before it is rendered.
+BOX_PLACEHOLDER = "<box>"
+
+
+@dataclass(frozen=True)
+class PromptTemplate:
+    """A conversation template: ``context`` and ``acknowledgement`` open every dialogue (paper Sec. 3.2).
+
+    ``native`` are the instructions by kind of question, with ``{text}`` and ``{box}``.
+    """
+
+    system: str
+    context: str
+    acknowledgement: str
+    native: Mapping[str, str]
+
+    def prefix(self) -> str:
+        """Everything before the first question, with the ``<image>`` and ``<region>`` placeholders."""
+        return f"{self.system}USER: {self.context} ASSISTANT: {self.acknowledgement}</s>"
+
+    def question(self, text: str) -> str:
+        """A user turn up to where the assistant's answer begins."""
+        return f"USER: {text} ASSISTANT:"
+
+
+_SYSTEM = (
+    "A chat between a curious user and an artificial intelligence assistant. "
+    "The assistant gives helpful, detailed, and polite answers to the user's questions. "
+)
+
+TEMPLATES: dict[str, PromptTemplate] = {
+    # The released model's template and the first of each of its instruction lists.
+    "llava": PromptTemplate(
+        system=_SYSTEM,
+        context="Here is an image with region crops from it. Image: <image>. Regions: <region>.",
+        acknowledgement="Thank you for the image! How can I assist you with it?",
+        native={
+            "ground_one": "Locate <p>{text}</p> in the image.",
+            "ground_all": "Locate all <p>{text}</p> in this image.",
+            "describe": "Please briefly describe {box}.",
+            "describe_scene": "[grounding]Give me a concise description of the image.",
+            "converse": "{text}",
+        },
+    ),
+    # The same order of parts in few tokens, for models whose language model is trained from scratch.
+    "brief": PromptTemplate(
+        system="",
+        context="<image> <region>",
+        acknowledgement="ok",
+        native={
+            "ground_one": "locate <p>{text}</p>",
+            "ground_all": "locate all <p>{text}</p>",
+            "describe": "describe {box}",
+            "describe_scene": "[grounding] describe the image.",
+            "converse": "[grounding] {text}",
+        },
+    ),
+}
+
+
+def render_question(template: str, text: str | None, has_box: bool) -> str:
+    """Fill an instruction: ``{text}`` with the question's text, ``{box}`` and ``<box>`` with the referral to the box.
+
+    A template that names no box gets the referral appended when there is one and the text does not place it.
+    """
+    filled = template.replace("{text}", text or "").replace("{box}", BOX_PLACEHOLDER)
+    if has_box and BOX_PLACEHOLDER not in filled:
+        filled = f"{filled} {BOX_PLACEHOLDER}"
+    return filled.replace(BOX_PLACEHOLDER, REFER if has_box else "").strip()
+
+
+class GromaProcessor:
+    """Tokenizer and image transform of one model."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: GromaConfig):
+        if config.prompt_template not in TEMPLATES:
+            raise ValueError(f"prompt_template {config.prompt_template!r} is unknown; known: {', '.join(TEMPLATES)}")
+        self.tokenizer = tokenizer
+        self.config = config
+        self.template = TEMPLATES[config.prompt_template]
+        base = config.llm_config.vocab_size
+        expected = {token: base + i for i, token in enumerate(config.new_tokens)}
+        found = dict(zip(expected, tokenizer.convert_tokens_to_ids(list(expected)), strict=True))
+        wrong = next((t for t, i in expected.items() if found[t] != i), None)
+        if wrong is not None:
+            raise ValueError(
+                f"the tokenizer gives {wrong!r} the id {found[wrong]}, the model expects {expected[wrong]}: "
+                "tokenizer and checkpoint do not belong together"
+            )
+        self.ids: dict[str, int] = expected
+        self.region_ids = [expected[region_token(i)] for i in range(config.max_regions)]
+        self.eos_id: int = tokenizer.eos_token_id
+        self.bos_id: int | None = tokenizer.bos_token_id
+
+    def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
+        """Pictures of any size -> ``(B, 3, S, S)``, resized (bicubic, aspect ratio not kept) and normalised."""
+        size = self.config.image_size
+        arrays = []
+        for image in images:
+            rgb = image.convert("RGB")
+            if rgb.size != (size, size):
+                rgb = rgb.resize((size, size), Image.Resampling.BICUBIC)
+            arrays.append(np.asarray(rgb))
+        pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
+        mean = torch.tensor(self.config.image_mean).view(1, 3, 1, 1)
+        std = torch.tensor(self.config.image_std).view(1, 3, 1, 1)
+        return (pixels - mean) / std
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of a piece of prompt, without a beginning-of-sequence token."""
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text with all markup kept."""
+        return self.tokenizer.decode(list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False)
+
+    def prefix_ids(self, num_image_tokens: int, num_regions: int) -> list[int]:
+        """Ids of the shared prefix: ``<image>`` repeated, ``<region>`` as ``<r0><region><r1><region>...``."""
+        ids = [] if self.bos_id is None else [self.bos_id]
+        for token in self.encode(self.template.prefix()):
+            if token == self.ids["<image>"]:
+                ids += [token] * num_image_tokens
+            elif token == self.ids["<region>"]:
+                for i in range(num_regions):
+                    ids += [self.region_ids[i], token]
+            else:
+                ids.append(token)
+        return ids
+
+    def question_ids(self, text: str, refer_regions: Sequence[int] = ()) -> list[int]:
+        """Ids of a user turn; each ``<refer_box>`` becomes the proxy token of the region it stands for, in order.
+
+        ``<refer_feat>`` keeps its id: the model replaces its embedding.
+        """
+        refer, ids, used = self.ids["<refer_box>"], [], 0
+        for token in self.encode(self.template.question(text)):
+            if token == refer:
+                token = self.region_ids[refer_regions[used]]
+                used += 1
+            ids.append(token)
+        if used != len(refer_regions):
+            raise ValueError(f"the question names {used} boxes but {len(refer_regions)} were given")
+        return ids
+
+    def answer_ids(self, text: str, regions: Sequence[int] = ()) -> list[int]:
+        """Ids of an answer and its end; each ``<ground_box>`` becomes the token of its region, in order."""
+        ground, ids, used = self.ids["<ground_box>"], [], 0
+        for token in self.encode(text):
+            if token == ground:
+                token = self.region_ids[regions[used]]
+                used += 1
+            ids.append(token)
+        if used != len(regions):
+            raise ValueError(f"the answer points {used} times but {len(regions)} regions were given")
+        return [*ids, self.eos_id]
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the tokenizer's files (the image transform lives in config.json)."""
+        self.tokenizer.save_pretrained(folder)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, config: GromaConfig) -> GromaProcessor:
+        """Read what :meth:`save_pretrained` wrote. Raises ValueError when it does not fit the configuration."""
+        return cls(PreTrainedTokenizerFast.from_pretrained(folder), config)
+
+
+def train_tokenizer(corpus: Sequence[str], config: GromaConfig) -> PreTrainedTokenizerFast:
+    """A byte-level BPE of exactly ``llm_config.vocab_size`` ids for a language model without a tokenizer of its own.
+
+    Byte-level, so that any question can be asked; lower-cased; words of the corpus become single tokens while the
+    vocabulary lasts. The new tokens follow in the configuration's order.
+    """
+    from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+    size = config.llm_config.vocab_size
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True, use_regex=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    specials = ["<unk>", "<s>", "</s>"]
+    trainer = trainers.BpeTrainer(
+        vocab_size=size,
+        special_tokens=specials,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(corpus, trainer)
+    # A small corpus may need fewer merges than there is room for: unused ids keep the tables' sizes.
+    state = json.loads(tokenizer.to_str())
+    vocabulary = state["model"]["vocab"]
+    for i in range(len(vocabulary), size):
+        vocabulary[f"<unused{i}>"] = i
+    tokenizer = Tokenizer.from_str(json.dumps(state))
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+    # As in the released tokenizer, white space beside an added token carries no meaning.
+    fast.add_tokens([AddedToken(t, lstrip=True, rstrip=True, normalized=False) for t in config.new_tokens])
+    fast.pad_token = "[PAD]"
+    return fast

@@ -1,0 +1,74 @@
+"""A training recipe: one YAML file a stage, every number in it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+STAGES = ("detect", "align", "instruct")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What one stage trains and how. ``trainable`` names the modules of the model; the rest is frozen.
+
+    ``tasks`` gives the number of dialogues drawn an image and step, by task. ``loss`` holds the stage's loss options
+    (keywords of :func:`groma_model.training.detection_loss.detection_loss` for ``detect``, plus
+    ``attribute_weight``; ``pointer_weight`` for the language stages).
+    """
+
+    stage: str
+    steps: int
+    batch_size: int
+    lr: float
+    trainable: tuple[str, ...]
+    preset: str | None = None
+    overrides: dict[str, Any] = field(default_factory=dict)
+    weight_decay: float = 1e-4
+    warmup: int = 100
+    betas: tuple[float, float] = (0.9, 0.999)
+    lr_scale: dict[str, float] = field(default_factory=dict)
+    max_grad_norm: float = 1.0
+    min_lr: float = 0.0
+    tasks: dict[str, int] = field(default_factory=dict)
+    loss: dict[str, Any] = field(default_factory=dict)
+    precision: str = "no"
+    threads: int | None = None
+    save_every: int = 200
+    evaluate_every: int = 500
+    evaluate_images: int = 100
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.stage not in STAGES:
+            raise ValueError(f"stage is {self.stage!r}; it must be one of {', '.join(STAGES)}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All settings, for the record kept beside the checkpoint."""
+        return asdict(self)
+
+
+def load_recipe(path: str | Path, **overrides: Any) -> Recipe:
+    """Read a recipe; ``overrides`` replace single settings. Raises ValueError naming file and field."""
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"recipe {path} is missing")
+    try:
+        data = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise ValueError(f"recipe {path} is not YAML: {str(error).splitlines()[0]}") from None
+    known = {f.name for f in fields(Recipe)}
+    for name in [*data, *overrides]:
+        if name not in known:
+            raise ValueError(f"recipe {path}: unknown setting {name!r}; known: {', '.join(sorted(known))}")
+    data |= {k: v for k, v in overrides.items() if v is not None}
+    for name in ("trainable", "betas"):
+        if name in data:
+            data[name] = tuple(data[name])
+    try:
+        return Recipe(**data)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"recipe {path}: {error}") from None

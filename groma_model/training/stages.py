@@ -1,0 +1,251 @@
+"""What one training step computes, for each of the three stages (paper Sec. 4).
+
+A stage is a module that owns the model and returns named losses for a batch, so that it can be wrapped for
+data-parallel training as it is. Frozen modules stay in evaluation mode and run without gradients.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from groma_model.data.samples import DialogueTurn, TrainingImage
+from groma_model.modeling import IGNORE, GromaForConditionalGeneration
+from groma_model.packing import PackedBatch, Turn, pack
+from groma_model.processing import GromaProcessor
+from groma_model.regions import Selection
+from groma_model.training.detection_loss import detection_loss
+from groma_model.training.recipe import Recipe
+
+
+def set_trainable(model: GromaForConditionalGeneration, names: Sequence[str]) -> None:
+    """Freeze everything but the named modules. Raises ValueError for a name the model does not have."""
+    modules = dict(model.named_children())
+    for name in names:
+        if name not in modules:
+            raise ValueError(f"trainable: the model has no module {name!r}; it has {', '.join(modules)}")
+    for name, module in modules.items():
+        module.requires_grad_(name in names)
+        module.train(name in names)
+
+
+def load_pixels(processor: GromaProcessor, images: Sequence[TrainingImage]) -> Tensor:
+    """Decode and transform the pictures of a batch: (B, 3, S, S)."""
+    pictures = []
+    for item in images:
+        with Image.open(item.path) as picture:
+            pictures.append(picture.convert("RGB"))
+    return processor.pixel_values(pictures)
+
+
+class AttributeProbe(nn.Module):
+    """Linear readout of annotated attributes from region tokens; thrown away after stage 1.
+
+    It stands in for the pretraining that an image encoder trained from scratch lacks: boxes alone teach it no shapes,
+    colours or patterns.
+    """
+
+    def __init__(self, width: int, values: Mapping[str, Sequence[str]]):
+        super().__init__()
+        self.values = {name: {v: i for i, v in enumerate(vs)} for name, vs in values.items()}
+        self.heads = nn.ModuleDict({name: nn.Linear(width, len(vs)) for name, vs in values.items()})
+
+    def forward(self, tokens: Tensor, attributes: Sequence[Mapping[str, str]]) -> tuple[Tensor, dict[str, float]]:
+        """Mean cross-entropy over attributes, and each attribute's accuracy; objects without it are skipped."""
+        losses, accuracies = [], {}
+        for name, head in self.heads.items():
+            labels = torch.tensor([self.values[name].get(a.get(name, ""), IGNORE) for a in attributes]).to(
+                tokens.device
+            )
+            logits = head(tokens).float()
+            known = labels != IGNORE
+            if known.any():
+                losses.append(functional.cross_entropy(logits[known], labels[known]))
+                accuracies[name] = (logits[known].argmax(-1) == labels[known]).float().mean().item()
+        return torch.stack(losses).mean(), accuracies
+
+
+def attribute_values(images: Sequence[TrainingImage]) -> dict[str, list[str]]:
+    """The values of each attribute that the annotations use, sorted."""
+    values: dict[str, set[str]] = {}
+    for item in images:
+        for attributes in item.attributes:
+            for name, value in attributes.items():
+                if value:
+                    values.setdefault(name, set()).add(value)
+    return {name: sorted(found) for name, found in sorted(values.items())}
+
+
+class DetectStage(nn.Module):
+    """Stage 1: class-agnostic detection; with annotated attributes also the region encoder's readout."""
+
+    def __init__(self, model: GromaForConditionalGeneration, processor: GromaProcessor, recipe: Recipe,
+                 values: Mapping[str, Sequence[str]]):  # fmt: skip
+        super().__init__()
+        self.model, self.processor = model, processor
+        options = dict(recipe.loss)
+        self.attribute_weight = float(options.pop("attribute_weight", 0.0))
+        self.jitter = float(options.pop("box_jitter", 0.0))
+        self.options = options
+        self.probe = (
+            AttributeProbe(model.config.llm_config.hidden_size, values) if self.attribute_weight and values else None
+        )
+
+    def collate(self, images: Sequence[TrainingImage], rng: random.Random) -> dict[str, Any]:
+        """Pictures, boxes and, for the readout, slightly moved boxes (as proposals are)."""
+        boxes = [torch.tensor(item.boxes, dtype=torch.float32).view(-1, 4).clamp(0, 1) for item in images]
+        generator = torch.Generator().manual_seed(rng.getrandbits(62))
+        moved = []
+        for given in boxes:
+            sides = (given[:, 2:] - given[:, :2]).repeat(1, 2)
+            noise = (torch.rand(given.shape, generator=generator) * 2 - 1) * self.jitter
+            moved.append((given + noise * sides).clamp(0, 1))
+        return {
+            "pixel_values": load_pixels(self.processor, images),
+            "boxes": boxes,
+            "moved": moved,
+            "attributes": [a for item in images for a in item.attributes],
+        }
+
+    def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        device = self.model.device
+        states = self.model.vision_encoder(batch["pixel_values"].to(device))
+        with torch.autocast(device.type, enabled=False):
+            proposals = self.model.proposer([s.float() for s in states])
+            losses = detection_loss(proposals, [b.to(device) for b in batch["boxes"]], **self.options)
+        result = {"loss": losses["loss"], "detection": losses["loss"].detach()}
+        if self.probe is not None:
+            tokens = self.model.encode_regions(states, [b.to(device) for b in batch["moved"]])
+            loss, accuracies = self.probe(torch.cat(tokens), batch["attributes"])
+            result["loss"] = result["loss"] + self.attribute_weight * loss
+            result["attributes"] = loss.detach()
+            result |= {f"acc_{k}": torch.tensor(v) for k, v in accuracies.items()}
+        return result
+
+
+class LanguageStage(nn.Module):
+    """Stages 2 and 3: next-token prediction of answers, many questions packed behind an image's shared prefix."""
+
+    def __init__(self, model: GromaForConditionalGeneration, processor: GromaProcessor, recipe: Recipe):
+        super().__init__()
+        self.model, self.processor, self.recipe = model, processor, recipe
+        self.frozen_perception = not {"vision_encoder", "proposer"} & set(recipe.trainable)
+        self.pointer_weight = float(recipe.loss.get("pointer_weight", 1.0))
+
+    def collate(self, images: Sequence[TrainingImage], rng: random.Random) -> dict[str, Any]:
+        """Pictures and the dialogues drawn for this step; text is encoded once the regions are known."""
+        drawn = []
+        for item in images:
+            chosen: list[tuple[DialogueTurn, ...]] = []
+            for task, count in self.recipe.tasks.items():
+                pool = item.dialogues.get(task, [])
+                chosen += rng.sample(pool, min(count, len(pool)))
+            drawn.append(chosen)
+        return {
+            "pixel_values": load_pixels(self.processor, images),
+            "dialogues": drawn,
+            "boxes": [torch.tensor(item.boxes, dtype=torch.float32).view(-1, 4) for item in images],
+            "order_seed": rng.getrandbits(62),
+        }
+
+    def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        model, device = self.model, self.model.device
+        users = [_stack([t.refer_box for d in ds for t in d if t.refer_box]) for ds in batch["dialogues"]]
+        grounds = [_stack([b for d in ds for t in d for b in t.ground_boxes]) for ds in batch["dialogues"]]
+        with torch.set_grad_enabled(not self.frozen_perception):
+            states, _, selections = model.propose(
+                batch["pixel_values"].to(device),
+                [u.to(device) for u in users],
+                [g.to(device) for g in grounds],
+            )
+        generator = torch.Generator().manual_seed(batch["order_seed"])
+        shuffled = [_shuffle(s, generator) for s in selections]
+        regions = model.encode_regions(states, [s.boxes for s in shuffled])
+        images = model.image_tokens(states)
+        packed = self.pack(batch["dialogues"], shuffled, images.shape[1]).to(device)
+        return self.language_loss(packed, images, regions)
+
+    def pack(self, dialogues: Sequence[Sequence[Sequence[DialogueTurn]]], selections: Sequence[Selection],
+             num_image_tokens: int) -> PackedBatch:  # fmt: skip
+        """Encode the dialogues with each box's region."""
+        processor, ids = self.processor, self.processor.ids
+        prefixes, blocks, counts = [], [], []
+        for conversations, selection in zip(dialogues, selections, strict=True):
+            users, grounds = iter(selection.user_index.tolist()), iter(selection.ground_index.tolist())
+            encoded = []
+            for conversation in conversations:
+                turns = []
+                for turn in conversation:
+                    refer = [next(users)] if turn.refer_box else []
+                    answer = _regions_once(turn.answer, [next(grounds) for _ in turn.ground_boxes])
+                    question = processor.question_ids(turn.question, refer)
+                    turns.append(Turn(question, processor.answer_ids(*answer), refer))
+                encoded.append(turns)
+            blocks.append(encoded)
+            counts.append(len(selection.boxes))
+            prefixes.append(processor.prefix_ids(num_image_tokens, counts[-1]))
+        placeholders = (ids["<image>"], ids["<region>"], ids["<refer_feat>"])
+        return pack(prefixes, blocks, placeholders, num_image_tokens, ids["[PAD]"], counts,
+                    self.pointer_weight, self.model.first_region_id)  # fmt: skip
+
+    def language_loss(self, packed: PackedBatch, images: Tensor, regions: Sequence[Tensor]) -> dict[str, Tensor]:
+        """Weighted mean cross-entropy over the answers, with the accuracy of words and of pointing."""
+        model = self.model
+        most = packed.region_positions.shape[1]
+        padded = torch.stack([functional.pad(r, (0, 0, 0, most - len(r))) for r in regions])
+        features = torch.cat([images, padded.to(images.dtype)], 1)
+        embeddings = model.embed(packed.ids, packed.feature_index, features, images.shape[1])
+        hidden = model.run_llm(embeddings, packed.attention_mask(), packed.positions)
+        rows, columns = (packed.labels != IGNORE).nonzero(as_tuple=True)
+        labels = packed.labels[rows, columns]
+        keys = None
+        if model.pointer is not None:
+            width = hidden.shape[-1]
+            at_regions = hidden.gather(1, packed.region_positions.unsqueeze(-1).expand(-1, -1, width))
+            keys = model.pointer.keys(at_regions, padded.to(hidden.dtype))[rows]
+        logits = model.logits(hidden[rows, columns], keys, packed.num_regions[rows])
+        losses = functional.cross_entropy(logits, labels, reduction="none")
+        weights = packed.weights[rows, columns]
+        right = (logits.argmax(-1) == labels).float()
+        pointing = labels >= model.first_region_id
+        nothing = right.new_zeros(())
+        return {
+            "loss": (losses * weights).sum() / weights.sum(),
+            "words": losses[~pointing].mean().detach(),
+            "pointing": losses[pointing].mean().detach() if pointing.any() else nothing,
+            "acc_words": right[~pointing].mean(),
+            "acc_pointing": right[pointing].mean() if pointing.any() else nothing,
+        }
+
+
+def _stack(boxes: Sequence[tuple[float, ...]]) -> Tensor:
+    return torch.tensor(boxes, dtype=torch.float32).view(-1, 4).clamp(0, 1)
+
+
+def _regions_once(answer: str, regions: list[int]) -> tuple[str, list[int]]:
+    """Within one ``<roi>`` a region is named once, even where two of its boxes fell to the same region."""
+    pieces = answer.split("<roi>")
+    result, kept, used = [pieces[0]], [], 0
+    for piece in pieces[1:]:
+        inside, separator, after = piece.partition("</roi>")
+        count = inside.count("<ground_box>")
+        unique = list(dict.fromkeys(regions[used : used + count]))
+        used += count
+        kept += unique
+        result.append("<roi>" + "<ground_box>" * len(unique) + separator + after)
+    return "".join(result), kept
+
+
+def _shuffle(selection: Selection, generator: torch.Generator) -> Selection:
+    """The same regions in random order: numbering must carry no meaning."""
+    order = torch.randperm(len(selection.boxes), generator=generator).to(selection.boxes.device)
+    place = torch.argsort(order)
+    return Selection(
+        selection.boxes[order], selection.scores[order], place[selection.user_index], place[selection.ground_index]
+    )
