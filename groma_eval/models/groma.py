@@ -1,0 +1,191 @@
+"""The adapter of Groma: every image is perceived once, then all its questions are answered together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from groma_eval.core import Box, Decoding, HarnessError, ImageAnswer, ModelInfo, Prediction, Question, Sample
+from groma_eval.models.bounds import failed_image
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+_DTYPES = {
+    "float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16",
+    "float16": "float16", "fp16": "float16",
+}  # fmt: skip
+_KINDS = frozenset({"ground_one", "ground_all", "describe", "describe_scene", "converse", "propose"})
+#: Settings of proposal selection that may be changed for a run; a change is noted beside the model's name.
+_SETTINGS = ("score_threshold", "nms_threshold")
+
+
+class GromaAdapter:
+    """Groma as a :class:`groma_eval.core.Model`.
+
+    Args:
+        groma: a :class:`groma_model.Groma`.
+        name: as in tables.
+        checkpoint: what it was loaded from.
+        notes: footnotes beside those that follow from the configuration.
+    """
+
+    def __init__(self, groma: Any, name: str, checkpoint: str | None = None, notes: Sequence[str] = ()):
+        self.groma = groma
+        pointer = ("with a pointer head, which the published Groma has not",) if groma.config.pointer_head else ()
+        self.info = ModelInfo(
+            name=name, capabilities=_KINDS, size=printed_size(groma.num_parameters), parameters=groma.num_parameters,
+            checkpoint=checkpoint, checkpoint_hash=groma.checkpoint_hash, exposes_regions=True,
+            exposes_confidences=True, notes=(*pointer, *notes), templates=dict(groma.native_prompts),
+        )  # fmt: skip
+
+    @classmethod
+    def load(
+        cls,
+        checkpoint: str,
+        *,
+        name: str,
+        device: str | None = None,
+        dtype: str | None = None,
+        model_args: Mapping[str, str] | None = None,
+    ) -> GromaAdapter:
+        """The adapter of a bundled name, a folder or a hub id.
+
+        Raises:
+            HarnessError: no such checkpoint, one of another kind, or a device, dtype or setting that does not exist.
+        """
+        from groma_model import Groma
+
+        settings = _settings(name, model_args or {})
+        try:
+            groma = Groma.from_pretrained(checkpoint, device=_device(device), dtype=_dtype(dtype))
+        except (OSError, ValueError) as error:
+            raise HarnessError(f"model {name!r}: {' '.join(str(error).split())}") from error
+        for key, value in settings.items():
+            setattr(groma.config, key, value)
+        return cls(groma, name, checkpoint, [f"{key}={value:g}" for key, value in settings.items()])
+
+    def answer(
+        self, samples: Sequence[Sample], decoding: Decoding, prompts: Mapping[str, str], protocol: str
+    ) -> Iterator[ImageAnswer]:
+        """See :class:`groma_eval.core.Model`; an image that cannot be read fails with all its questions."""
+        if decoding.do_sample:
+            raise HarnessError(f"model {self.info.name!r} decodes greedily; leave do_sample out of --gen-args")
+        opened: list[tuple[Sample, Image]] = []
+        for sample in samples:
+            try:
+                opened.append((sample, open_image(sample.image)))
+            except HarnessError as error:
+                yield failed_image(sample, str(error))
+        if not opened:
+            return
+        scenes = self.groma.perceive_batch([image for _, image in opened])
+        asked = [[question for question in sample.questions if question.kind != "propose"] for sample, _ in opened]
+        answers: Sequence[Sequence[Any]] = [[] for _ in opened]
+        if any(asked):
+            queries = [[_query(question) for question in questions] for questions in asked]
+            answers = self.groma.answer(scenes, queries, max_new_tokens=decoding.max_new_tokens)
+        for (sample, _), scene, questions, given in zip(opened, scenes, asked, answers, strict=True):
+            found = {q.id: _prediction(q, answer) for q, answer in zip(questions, given, strict=True)}
+            proposals = [_box(box) for box in scene.boxes.tolist()]
+            objectness = [float(score) for score in scene.objectness.tolist()]
+            predictions = [found.get(question.id) or Prediction(question.id) for question in sample.questions]
+            yield ImageAnswer(sample.image_id, predictions, proposals, objectness)
+
+
+def open_image(path: Path | None) -> Image:
+    """The picture at ``path`` as RGB, wholly decoded; EXIF rotation is not applied, as annotations are made without.
+
+    Raises:
+        HarnessError: it is missing, truncated or no picture.
+    """
+    from PIL import Image
+
+    if path is None:
+        raise HarnessError("this model needs the pictures; give their folder with --images or --data-root")
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except FileNotFoundError:
+        raise HarnessError(f"{path}: there is no such image") from None
+    # A broken file makes PIL raise any of these, depending on the format and on where it breaks.
+    except (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError) as error:
+        reason = "no picture that PIL knows" if isinstance(error, Image.UnidentifiedImageError) else error
+        raise HarnessError(f"{path}: cannot be read as an image ({reason})") from None
+
+
+def printed_size(parameters: int) -> str:
+    """A parameter count as tables print it: 7377311657 is ``7B``, 12345678 is ``12M``, 5500000 is ``5.5M``."""
+    for unit, size in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if parameters >= size:
+            count = parameters / size
+            # Billions are named whole in the field: "7B" is what a 7.4 B Groma is called.
+            return f"{count:.0f}{unit}" if unit == "B" or count >= 10 else f"{count:.1f}{unit}"
+    return str(parameters)
+
+
+def _query(question: Question) -> Any:
+    from groma_model.generation import Query
+
+    return Query(kind=question.kind, text=question.text, box=question.box, history=question.history)
+
+
+def _prediction(question: Question, answer: Any) -> Prediction:
+    grounded = answer.grounded
+    boxes = [_box(box) for box in grounded.boxes]
+    confidences = [float(confidence) for confidence in grounded.confidences]
+    unparsed = question.kind in ("ground_one", "ground_all") and not boxes
+    return Prediction(
+        question.id,
+        raw=answer.raw,
+        text=grounded.text,
+        boxes=boxes,
+        confidences=confidences if len(confidences) == len(boxes) else None,
+        phrases=[{"phrase": span.phrase, "boxes": [_box(box) for box in span.boxes]} for span in grounded.spans],
+        prompt=answer.prompt,
+        status="unparsed" if unparsed else "ok",
+    )
+
+
+def _box(values: Sequence[float]) -> Box:
+    x1, y1, x2, y2 = (float(value) for value in values)
+    return (x1, y1, x2, y2)
+
+
+def _settings(name: str, model_args: Mapping[str, str]) -> dict[str, float]:
+    settings = {}
+    for key, value in model_args.items():
+        if key not in _SETTINGS:
+            raise HarnessError(f"model {name!r} has no --model-args {key!r}; it has {' and '.join(_SETTINGS)}")
+        try:
+            settings[key] = float(value)
+        except ValueError:
+            settings[key] = -1.0
+        if not 0 <= settings[key] <= 1:
+            raise HarnessError(f"--model-args {key}={value}: must be a number from 0 to 1")
+    return settings
+
+
+def _device(device: str | None) -> str | None:
+    import torch
+
+    if device is None:
+        return None
+    try:
+        kind = torch.device(device).type
+    except RuntimeError:
+        raise HarnessError(f"--device {device!r} is none; use cpu, cuda or cuda:NUMBER") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise HarnessError(f"--device {device}: no CUDA device here; use cpu")
+    return device
+
+
+def _dtype(dtype: str | None) -> Any:
+    import torch
+
+    if dtype is None:
+        return None
+    if dtype not in _DTYPES:
+        raise HarnessError(f"--dtype {dtype!r} is none; use one of {', '.join(_DTYPES)}")
+    return getattr(torch, _DTYPES[dtype])
