@@ -36,7 +36,7 @@ _TOKEN = re.compile(
     (?:[a-z]\.){2,}                            # initials: u.s.
   | \d+(?:[.,:/-]\d+)+(?:[^\W\d_]+)?           # decimals, times, fractions, ranges
   | [^\W_]+(?:['&/@_-][^\W_]+|\.[^\W_]+)*      # words: hyphenated, with inner apostrophe, slash or dot
-  | '[^\W_]+                                   # a clitic that stands alone
+  | '(?:s|m|d|re|ll|ve|tis|twas)(?![^\W_])      # a clitic that stands alone
   | \.\.+ | --+ | `` | ''
   | [^\s]
     """,
@@ -50,8 +50,10 @@ def ptb_tokens(text: str) -> list[str]:
     tokens: list[str] = []
     for match in _TOKEN.finditer(text):
         token = match.group()
-        stop = text[match.end() : match.end() + 1] == "."
-        tokens.extend(_split(token + "." if stop and token in _ABBREVIATIONS else token))
+        after = text[match.end() : match.end() + 2]
+        # A full stop before a comma cannot end the sentence: it is taken for an abbreviation's.
+        keeps_stop = after == ".," if token not in _ABBREVIATIONS else after.startswith(".")
+        tokens.extend(_split(token + "." if keeps_stop and token[-1].isalnum() else token))
     return [token for token in tokens if token not in _REMOVED and not set(token) <= {".", "-"}]
 
 
