@@ -8,7 +8,6 @@ Boxes may have negative size (the bins then run backwards), as in the CUDA kerne
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,8 +17,8 @@ from torch.nn import functional as F
 def roi_align(features: Tensor, boxes: Tensor, image_index: Tensor, size: int, sampling_ratio: int) -> Tensor:
     """Average-pool ``sampling_ratio`` x ``sampling_ratio`` bilinear samples in each of ``size`` x ``size`` bins.
 
-    The centre of pixel (i, j) of the map lies at (j + 0.5, i + 0.5). A sample up to half a pixel outside the outermost
-    centres (index -1 .. extent) takes the border's value; farther out it is 0.
+    The centre of pixel (i, j) of the map lies at (j + 0.5, i + 0.5). A sample at most one pixel beyond the
+    outermost centres takes the border's value; farther out it is 0.
 
     Args:
         features: (B, C, H, W) floating point map.
@@ -30,11 +29,14 @@ def roi_align(features: Tensor, boxes: Tensor, image_index: Tensor, size: int, s
         (R, C, size, size) in the map's dtype, computed in at least float32. On the CPU its memory is channels-last.
     """
     working = torch.promote_types(features.dtype, torch.float32)
-    if features.is_cuda and working is torch.float32 and _torchvision_ops() is not None:
+    # torchvision's kernel adds gradients in no fixed order, so it stays out where determinism is asked for.
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    if features.is_cuda and working is torch.float32 and not deterministic and _has_torchvision():
         rois = torch.cat([image_index[:, None].to(working), boxes.to(working)], 1)
-        pooled = _torchvision_ops().roi_align(features.to(working), rois, (size, size), 1.0, sampling_ratio, True)
-        return pooled.to(features.dtype)
-    return roi_align_reference(features.to(working), boxes, image_index, size, sampling_ratio).to(features.dtype)
+        pooled = _torchvision_roi_align(features.to(working), rois, size, sampling_ratio)
+    else:
+        pooled = roi_align_reference(features.to(working), boxes, image_index, size, sampling_ratio)
+    return pooled.to(features.dtype)
 
 
 def roi_align_reference(features: Tensor, boxes: Tensor, image_index: Tensor, size: int, sampling_ratio: int) -> Tensor:
@@ -68,11 +70,17 @@ def _axis_taps(start: Tensor, end: Tensor, extent: int, size: int, samples: int)
     return index, weight
 
 
+def _torchvision_roi_align(features: Tensor, rois: Tensor, size: int, sampling_ratio: int) -> Tensor:
+    # The compiled operator itself: torchvision's Python function may switch to an own Python version, which reads the
+    # border's value however far outside the map a sample lies.
+    return torch.ops.torchvision.roi_align(features, rois, 1.0, size, size, sampling_ratio, True)
+
+
 @cache
-def _torchvision_ops() -> Any | None:
-    """torchvision's operators where it can be imported (a missing or mismatched build counts as absent)."""
+def _has_torchvision() -> bool:
+    """Whether torchvision's compiled operators can be loaded (a mismatched build counts as absent)."""
     try:
-        from torchvision import ops
+        import torchvision  # noqa: F401 - registers the operators
     except (ImportError, RuntimeError):
-        return None
-    return ops
+        return False
+    return hasattr(torch.ops.torchvision, "roi_align")

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from groma_model.ops.nms import nms
-from groma_model.ops.roi_align import roi_align
+from groma_model.ops.roi_align import _has_torchvision, _torchvision_roi_align, roi_align
 
 
 def plain_iou(a, b):
@@ -128,9 +128,8 @@ def test_half_precision_maps_are_pooled_in_float32():
 
 
 def test_torchvision_on_cuda_is_the_plain_definition():
-    pytest.importorskip("torchvision", exc_type=ImportError)
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
+    if not _has_torchvision() or not torch.cuda.is_available():
+        pytest.skip("needs torchvision and a CUDA device")
     for seed in range(3):
         features, boxes, index = random_case(seed, torch.float32)
         expected = plain_roi_align(features, boxes, index, 3, 2).float()
@@ -140,11 +139,12 @@ def test_torchvision_on_cuda_is_the_plain_definition():
 
 def test_torchvision_operators_agree_on_the_cpu():
     """Boxes of positive size only: for others its CPU code is not the CUDA kernel's equal."""
-    ops = pytest.importorskip("torchvision.ops", exc_type=ImportError)
+    if not _has_torchvision():
+        pytest.skip("needs torchvision")
     features, boxes, index = random_case(7, torch.float32)
     boxes = torch.cat([boxes[:, :2], boxes[:, :2] + boxes[:, 2:].abs()], 1)
-    theirs = ops.roi_align(features, torch.cat([index[:, None].float(), boxes], 1), 3, 1.0, 2, True)
+    theirs = _torchvision_roi_align(features, torch.cat([index[:, None].float(), boxes], 1), 3, 2)
     torch.testing.assert_close(roi_align(features, boxes, index, 3, 2), theirs, atol=1e-5, rtol=0)
     corner = torch.rand(60, 2)
     boxes, scores = torch.cat([corner, corner + torch.rand(60, 2)], 1), torch.rand(60)
-    assert torch.equal(nms(boxes, scores, 0.4), ops.nms(boxes, scores, 0.4))
+    assert torch.equal(nms(boxes, scores, 0.4), torch.ops.torchvision.nms(boxes, scores, 0.4))
