@@ -1,0 +1,166 @@
+"""From names to jobs: a benchmark with its protocol, decoding limits, samples and the model that is to answer it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from groma_eval import provenance
+from groma_eval.cards import Card, CardProtocol
+from groma_eval.core import Decoding, HarnessError, Model, ModelInfo, Sample
+from groma_eval.readers import read
+
+DATA_VARIABLE = "GROMA_DATA"
+
+
+@dataclass(frozen=True)
+class Job:
+    """One benchmark, ready to run."""
+
+    card: Card
+    protocol_name: str
+    protocol: CardProtocol
+    decoding: Decoding
+    model: Model
+    samples: list[Sample]
+    deviations: list[str]
+    key: dict[str, Any]
+
+
+def default_data_root(given: str | Path | None = None) -> Path:
+    """The data root: as given, else ``GROMA_DATA``, else ``./data``."""
+    return Path(given or os.environ.get(DATA_VARIABLE) or "data")
+
+
+def read_benchmark(
+    card: Card,
+    root: Path,
+    need_images: bool = False,
+    annotations: Path | None = None,
+    images: Path | None = None,
+) -> list[Sample]:
+    """A card's samples from its files below ``root`` (or those given); counts are asserted by the run, not here."""
+    path = annotations or root / card.data["annotations"]
+    if not path.exists():
+        raise HarnessError(_missing_data(card, path, root, annotations is not None))
+    folder = images or (root / card.data["images"] if "images" in card.data else None)
+    if images is None and folder is not None and not folder.is_dir():
+        if need_images:
+            raise HarnessError(_missing_data(card, folder, root, False))
+        folder = None
+    extra = {k: root / v for k, v in card.data.items() if k not in ("annotations", "images")}
+    return read(card.reader, path, folder, need_images, **extra, **card.options)
+
+
+def _missing_data(card: Card, path: Path, root: Path, given: bool) -> str:
+    if given:
+        return f"{path}: no such annotation file (--annotations)"
+    mend = f"groma-eval data prepare {card.prepare} --data-root {root}" if card.prepare else None
+    return f"{path}: the data of {card.name} is not there; " + (
+        f"make it with: {mend}" if mend else f"put it there, or give --data-root (or {DATA_VARIABLE}) or --annotations"
+    )
+
+
+def load_model(
+    model: str | Model, card: Card, root: Path, device: str | None, dtype: str | None, model_args: Any
+) -> Model:
+    """The adapter to answer ``card`` with: ``model`` itself, or loaded by its name."""
+    if not isinstance(model, str):
+        return model
+    from groma_eval import models
+
+    answers = root / card.training_answers if card.training_answers and model.startswith("bound:majority") else None
+    if answers is not None and not answers.is_file():
+        answers = None
+    return models.load(model, device=device, dtype=dtype, model_args=dict(model_args or {}), training_answers=answers)
+
+
+def places(
+    card: Card, root: Path, annotations: str | Path | None, images: str | Path | None, several: bool
+) -> tuple[Path | None, Path | None]:
+    """Annotation file and images folder that are to take the place of the card's (None where the card's own stand)."""
+    if images is not None and not Path(images).is_dir():
+        raise HarnessError(f"{images}: no such folder of images (--images)")
+    if annotations is None:
+        return None, Path(images) if images else None
+    place = Path(annotations)
+    if place.is_dir():
+        place = place / Path(card.data["annotations"]).name
+    elif several:
+        raise HarnessError(f"--annotations {place} is one file but several benchmarks are named; give a folder")
+    return place, Path(images) if images else None
+
+
+def prepare_job(
+    card: Card,
+    model: Model,
+    root: Path,
+    where: tuple[Path | None, Path | None],
+    overridden: bool,
+    options: Mapping[str, Any],
+) -> Job:
+    """Read and check everything ``card`` needs, before any question is asked.
+
+    ``where`` is :func:`places`' answer, ``overridden`` whether annotations were given; ``options``: protocol, limit,
+    seed and gen_args as given to ``evaluate``.
+    """
+    name, protocol = card.protocol(options["protocol"])
+    decoding = _decoding(protocol, options["gen_args"], options["seed"])
+    samples = read_benchmark(card, root, model.info.needs_images, *where)
+    if not overridden:
+        _check_counts(card, samples)
+    samples = samples[: options["limit"]]
+    _check_capabilities(card, model.info, samples)
+    deviations = [f"limit={options['limit']}"] if options["limit"] else []
+    deviations += [f"{k}={v}" for k, v in options["gen_args"].items()]
+    deviations += [f"annotations={where[0]}"] if overridden else []
+    key = {
+        "card_version": card.version,
+        "protocol": name,
+        "decoding": asdict(decoding),
+        "prompts": dict(protocol.prompts),
+        "templates": {kind: provenance.short_hash(text) for kind, text in sorted(model.info.templates.items())},
+        "rules": dict(protocol.rules),
+        "deviations": deviations,
+        "data": provenance.file_hash(where[0] or root / card.data["annotations"]),
+    }
+    return Job(card, name, protocol, decoding, model, samples, deviations, key)
+
+
+def _decoding(protocol: CardProtocol, gen_args: Mapping[str, Any], seed: int) -> Decoding:
+    kinds = {f.name: type(f.default) for f in fields(Decoding)}
+    values = {**protocol.decoding, "seed": seed}
+    for key, given in gen_args.items():
+        if key not in kinds:
+            raise HarnessError(f"--gen-args {key}: no such decoding limit; there are: {', '.join(kinds)}")
+        kind = kinds[key]
+        value = {"true": True, "false": False}.get(str(given).lower(), given) if kind is bool else given
+        try:
+            values[key] = value if kind is bool else kind(value)
+        except (TypeError, ValueError):
+            value = None
+        if value is None or (kind is bool and not isinstance(value, bool)):
+            raise HarnessError(f"--gen-args {key}={given}: must be {'true or false' if kind is bool else 'a number'}")
+    return Decoding(**values)
+
+
+def _check_counts(card: Card, samples: Sequence[Sample]) -> None:
+    found = {"questions": sum(len(sample.questions) for sample in samples), "images": len(samples)}
+    for key, wanted in card.counts.items():
+        if found[key] != wanted:
+            raise HarnessError(
+                f"{card.name}: the annotations hold {found[key]} {key}, the card says {wanted}: "
+                "another file or another split (override knowingly with --annotations)"
+            )
+
+
+def _check_capabilities(card: Card, info: ModelInfo, samples: Sequence[Sample]) -> None:
+    lacking = {question.kind for sample in samples for question in sample.questions} - info.capabilities
+    if lacking:
+        raise HarnessError(
+            f"model {info.name} cannot {', '.join(sorted(lacking))}, which {card.name} asks; "
+            f"it can: {', '.join(sorted(info.capabilities)) or 'nothing'}"
+        )

@@ -1,0 +1,68 @@
+"""Captions: text for a region (``describe``), or a scene caption with phrases tied to boxes (``describe_scene``).
+
+Target: ``{"references": [str]}``; a region's may carry ``attributes`` (``{"colour": "red", ...}``), a scene's
+``phrases`` (``[{"phrase": str, "boxes": [Box]}]``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from groma_eval.core import Prediction, Sample, SampleScore, TaskResult
+from groma_eval.metrics.cider import cider
+from groma_eval.metrics.meteor import meteor
+from groma_eval.metrics.phrases import attribute_scores, phrase_scores
+from groma_eval.tasks.common import Answered, Regions, interval, join, percent
+
+
+def score(
+    samples: Sequence[Sample],
+    predictions: Mapping[str, Prediction],
+    regions: Mapping[str, Regions],
+    rules: Mapping[str, Any],
+) -> TaskResult:
+    """CIDEr and METEOR over all questions; ``attr/NAME`` and ``phrase_*`` in percent where the targets have them."""
+    answered, counts = join(samples, predictions, regions)
+    candidates = {a.question.id: a.prediction.text for a in answered}
+    references = {a.question.id: list(a.question.target["references"]) for a in answered}
+    metrics, values = {}, {a.question.id: {} for a in answered}
+    for name, metric in (("cider", cider), ("meteor", meteor)):
+        metrics[name], items = metric(candidates, references)
+        for key, value in items.items():
+            values[key][name] = value
+    intervals = {n: interval([values[a.question.id][n] for a in answered], answered, 1.0) for n in ("cider", "meteor")}
+    metrics |= _attributes(answered, values)
+    metrics |= _phrases(answered, values)
+    return TaskResult(metrics, counts, [SampleScore(key, value) for key, value in values.items()], intervals)
+
+
+def _attributes(answered: Sequence[Answered], values: dict[str, dict[str, Any]]) -> dict[str, float]:
+    vocabulary: dict[str, set[str]] = {}
+    for item in answered:
+        for name, value in item.question.target.get("attributes", {}).items():
+            vocabulary.setdefault(name, set()).add(value)
+    options = {name: sorted(found) for name, found in vocabulary.items()}
+    hits: dict[str, list[float]] = {name: [] for name in options}
+    for item in answered:
+        named = attribute_scores(item.prediction.text, item.question.target.get("attributes", {}), options)
+        for name, right in named.items():
+            hits[name].append(float(right))
+            values[item.question.id][f"attr/{name}"] = float(right)
+    return {f"attr/{name}": percent(sum(found), len(found)) for name, found in hits.items()}
+
+
+def _phrases(answered: Sequence[Answered], values: dict[str, dict[str, Any]]) -> dict[str, float]:
+    total = {"tp": 0, "n_pred": 0, "n_gt": 0}
+    for item in answered:
+        if "phrases" in item.question.target:
+            counted = phrase_scores(item.prediction.phrases, item.question.target["phrases"])
+            values[item.question.id] |= {f"phrase_{key}": value for key, value in counted.items()}
+            total = {key: total[key] + counted[key] for key in total}
+    if not total["n_gt"]:
+        return {}
+    return {
+        "phrase_f1": percent(2 * total["tp"], total["n_pred"] + total["n_gt"]),
+        "phrase_precision": percent(total["tp"], total["n_pred"]),
+        "phrase_recall": percent(total["tp"], total["n_gt"]),
+    }

@@ -1,0 +1,85 @@
+"""Grounding of categories: a name, all its instances (LVIS-Ground).
+
+Target: ``{"boxes": [Box], "areas": [px], "category": id, "frequency": "r" | "c" | "f" | None}``. The measures are in
+:mod:`groma_eval.metrics.detection`; ``ar`` follows the AS-MANY protocol.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from groma_eval.core import Prediction, Sample, SampleScore, TaskResult
+from groma_eval.metrics.boxes import match_boxes, rank_order
+from groma_eval.metrics.detection import grounding_metrics, grounding_scores
+from groma_eval.stats import clustered_interval
+from groma_eval.tasks.common import Answered, Regions, is_proposed, join, percent
+
+
+def score(
+    samples: Sequence[Sample],
+    predictions: Mapping[str, Prediction],
+    regions: Mapping[str, Regions],
+    rules: Mapping[str, Any],
+) -> TaskResult:
+    """AS-MANY recall by category, precision and recall of all emitted boxes, in percent.
+
+    ``not_proposed`` and ``not_selected`` are percent of targets: no proposal overlaps it by 0.5, or one did and no
+    emitted box found it.
+    """
+    answered, counts = join(samples, predictions, regions)
+    records, scores = [], []
+    targets = unproposed = unselected = 0
+    for item in answered:
+        record = _record(item)
+        values = grounding_scores(record)
+        if item.regions is not None:
+            proposed = is_proposed(item.regions, record["gt_boxes"])
+            found = _found(record)
+            values["not_proposed"] = sum(not p and not f for p, f in zip(proposed, found))
+            values["not_selected"] = sum(p and not f for p, f in zip(proposed, found))
+            unproposed += values["not_proposed"]
+            unselected += values["not_selected"]
+        targets += len(record["gt_boxes"])
+        records.append(record)
+        scores.append(SampleScore(item.question.id, values))
+    metrics = grounding_metrics(records)
+    if regions:
+        metrics |= {"not_proposed": percent(unproposed, targets), "not_selected": percent(unselected, targets)}
+    return TaskResult(metrics, counts, scores, _intervals(answered, scores))
+
+
+def _record(item: Answered) -> dict[str, Any]:
+    target = item.question.target
+    return {
+        "category": target["category"],
+        "frequency": target.get("frequency"),
+        "boxes": item.prediction.boxes,
+        "confidences": item.prediction.confidences,
+        "gt_boxes": target["boxes"],
+        "gt_areas": target.get("areas"),
+        "width": item.sample.width,
+        "height": item.sample.height,
+    }
+
+
+def _found(record: Mapping[str, Any]) -> list[bool]:
+    order = rank_order(len(record["boxes"]), record["confidences"])
+    matched = {g for _, g in match_boxes([record["boxes"][i] for i in order], record["gt_boxes"], 0.5)}
+    return [g in matched for g in range(len(record["gt_boxes"]))]
+
+
+def _intervals(answered: Sequence[Answered], scores: Sequence[SampleScore]) -> dict[str, tuple[float, float]]:
+    # One value a target (or emitted box), so that the mean is the pooled ratio that the metric is.
+    result = {}
+    for name, size in (("recall@0.5", "n_gt"), ("precision@0.5", "n_pred")):
+        sizes = np.array([s.values[size] for s in scores], dtype=int)
+        if sizes.sum():
+            hits = np.array([s.values["tp"] for s in scores])
+            values = np.repeat(np.divide(hits, sizes, out=np.zeros(len(sizes)), where=sizes > 0), sizes)
+            images = np.repeat([a.sample.image_id for a in answered], sizes)
+            low, high = clustered_interval(values, images.tolist())
+            result[name] = (100 * low, 100 * high)
+    return result
