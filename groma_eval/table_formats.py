@@ -181,7 +181,7 @@ def _latex(grid: Grid, intervals: bool) -> str:
             lines.append(" & ".join(cells) + r" \\")
     lines += [r"\bottomrule", r"\end{tabular}"]
     if grid.notes:
-        notes = [f"{sup([mark])} {esc(text)}".strip() for mark, text in grid.notes]
+        notes = [f"{sup([mark])} {esc(text)}" if mark else esc(text) for mark, text in grid.notes]
         lines += ["", r"\smallskip", r"\begin{minipage}{\textwidth}\footnotesize"]
         lines += [rf"{note}\par" for note in notes] + [r"\end{minipage}"]
     return "\n".join([*lines, r"\end{table*}"]) + "\n"

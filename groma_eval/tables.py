@@ -275,7 +275,7 @@ def _published_rows(columns: list[Column], baselines: list[Baseline], notes: Foo
     rows = []
     for (method, size, _), numbers in methods.items():
         at = {(b.benchmark, b.split, b.metric): b for b in numbers}
-        cells, used = [], []
+        cells, used, remarks = [], [], []
         for column in columns:
             b = at.get((column.family, column.split, column.published)) if column.published else None
             cells.append(Cell(b.value, ranked=b.comparable) if b else Cell())
@@ -288,9 +288,12 @@ def _published_rows(columns: list[Column], baselines: list[Baseline], notes: Foo
                 if cells[i].value is None and printed:
                     cells[i] = Cell(printed.value, ranked=False)
                     used.append(printed)
+                elif printed and cells[i].value != printed.value:
+                    remarks.append(f"the source prints the average as {printed.value}")
         if used:
             source = notes.cite(used[0].source)
-            marks = [notes.letter(text) for text in dict.fromkeys(b.notes for b in used) if text]
+            remarks = [b.notes for b in used if b.notes] + remarks
+            marks = [notes.letter(text) for text in dict.fromkeys(remarks)]
             rows.append(Row("Published", method, size, source, cells, marks))
     return rows
 
@@ -344,10 +347,10 @@ def _key_marks(key: Key, reference: Key | None, notes: Footnotes) -> list[str]:
     marks = []
     if key[2]:
         marks.append(notes.dagger(f"departs from the card's protocol: {', '.join(key[2])}"))
-    if key[:2] != (reference[:2] if reference else None):
+    if key[:2] != reference[:2] if reference else key[1] != "paper":
         column = f"{reference[1]}, version {reference[0]}" if reference else "the paper's"
         marks.append(notes.dagger(f"measured under protocol {key[1]}, card version {key[0]} (the column: {column})"))
-    return marks if key != reference or key[2] else []
+    return marks
 
 
 def _count_columns(kind: str, columns: list[Column], runs: list[Run]) -> list[Column]:
