@@ -81,9 +81,9 @@ def meteor(
 ) -> tuple[float, dict[str, float]]:
     """Corpus and per-item METEOR (exact + stem, see the module's docstring), x100 as papers print it.
 
-    An item scores by its best reference, the first of equally good ones. The corpus score is computed from the summed statistics of those best
-    pairings, as METEOR does; it is not the mean of the items, and stays below 100 even for perfect captions, because
-    the chunks of many sentences never are one chunk.
+    An item scores by its best reference, the first of equally good ones. The corpus score is computed from the summed
+    statistics of those best pairings, as METEOR does; it is not the mean of the items, and stays below 100 even for
+    perfect captions, because the chunks of many sentences never are one chunk.
     """
     check_captions(candidates, references)
     total = MeteorStats()
