@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from groma_model.grounded_text import GroundedText
 
 _HELP = "commands: /box x1,y1,x2,y2 (pixels; for the next question), /save FILE, /quit"
+#: Markup that stands for a user's box; only the model's own rendering may write it.
+_REFERRAL = ("<refer_box>", "<refer_feat>")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -43,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("question", nargs="?", help="one question; without it, a dialogue")
     parser.add_argument(
         "--box", action="append", default=[], metavar="x1,y1,x2,y2",
-        help="a box the question is about, in pixels of the image; <box> in the question is where it is named",
+        help="the box the question is about, in pixels of the image; the question names it <box>, or ends with it",
     )  # fmt: skip
     parser.add_argument("--model", default="groma-tiny", help="groma-tiny, a folder or a hub id (default: groma-tiny)")
     parser.add_argument("--save", metavar="FILE", help="draw the last answer's boxes on the picture")
@@ -60,6 +62,8 @@ def _run(options: argparse.Namespace) -> int:
         raise HarnessError(f"--max-new-tokens {options.max_new_tokens}: must be at least 1")
     image = open_image(Path(options.image))
     boxes = [parse_box(box, image.size) for box in options.box]
+    if len(boxes) > 1:
+        raise HarnessError("one --box a question; ask about further boxes later in a dialogue, with /box")
     if options.save is not None:
         check_savable(options.save)
     if options.question is not None and not options.question.strip():
@@ -104,6 +108,11 @@ class Dialogue:
         Raises:
             HarnessError: the question cannot be put, say because it is too long.
         """
+        reserved = [token for token in _REFERRAL if token in question]
+        if reserved:
+            raise HarnessError(f"{reserved[0]} is reserved; write <box> for your box")
+        if "<box>" in question and not self.boxes:
+            raise HarnessError("the question names <box> but no box was given; give one with --box or /box")
         boxes, self.boxes = self.boxes, []
         try:
             answer = self.scene.chat(question, boxes=tuple(boxes), max_new_tokens=self.max_new_tokens)
@@ -154,7 +163,7 @@ def _turn(dialogue: Dialogue, line: str, save: str | None) -> bool:
     if command == "/quit":
         return False
     if command == "/box":
-        dialogue.boxes.append(parse_box(rest, dialogue.image.size))
+        dialogue.boxes = [parse_box(rest, dialogue.image.size)]
     elif command == "/save":
         if not rest.strip():
             raise HarnessError("/save needs a file name, say /save out.png")

@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from groma_eval.core import Box, Decoding, HarnessError, ImageAnswer, Model, ModelInfo, Prediction, Question, Sample
+from groma_eval.metrics.boxes import TIE
 from groma_eval.models import majority
 
 CENTER: Box = (0.25, 0.25, 0.75, 0.75)
 WHOLE_IMAGE: Box = (0.0, 0.0, 1.0, 1.0)
+_HIT = 0.5 - TIE  # as the metrics read "at least 0.5"
 _GROUND = frozenset({"ground_one", "ground_all"})
 
 
@@ -180,7 +182,7 @@ def choose_oracle(question: Question, proposals: Sequence[Box], objectness: Sequ
             taken_boxes.add(i)
             taken_targets.add(j)
     coco = _coco_matches(overlaps, len(targets))
-    if sum(iou >= 0.5 for iou, _, _ in best) != len(coco):
+    if sum(iou >= _HIT for iou, _, _ in best) != len(coco):
         return coco
     return [i for _, i, _ in best]
 
@@ -190,7 +192,7 @@ def _coco_matches(overlaps: Sequence[Sequence[float]], count: int) -> list[int]:
     free = set(range(count))
     matched = []
     for i, row in enumerate(overlaps):
-        candidates = [j for j in free if row[j] >= 0.5]
+        candidates = [j for j in free if row[j] >= _HIT]
         if candidates:
             # On equal overlaps pycocotools keeps the later target.
             free.discard(max(candidates, key=lambda j: (row[j], j)))

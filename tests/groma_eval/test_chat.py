@@ -61,7 +61,18 @@ def test_one_answer_with_a_box_and_a_picture(scene, picture, tmp_path, capsys):
 
 
 def test_dialogue(scene, picture, tmp_path, capsys, monkeypatch):
-    lines = ["hello", "/box 0,0,100,50", "/box 1,1,1,1", "what is this?", "and now?", "", "fail", "/nonsense", "/save"]
+    lines = [
+        "hello",
+        "/box 0,0,9,9",
+        "/box 0,0,100,50",
+        "/box 1,1,1,1",
+        "what is this?",
+        "and now?",
+        "",
+        "fail",
+        "/nonsense",
+        "/save",
+    ]
     lines += [f"/save {tmp_path / 'x.png'}", f"/save {tmp_path / 'absent' / 'x.png'}", "/quit", "unheard"]
     monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(lines)))
     assert chat.main([picture]) == 0
@@ -97,6 +108,9 @@ def test_nothing_to_save_yet(scene, picture, tmp_path, capsys, monkeypatch):
         (["q", "--box", "1,2,inf,4"], "must be four numbers"),
         (["q", "--box", "a,b,c,d"], "must be four numbers"),
         (["q", "--box", "5,5,5,9"], "is empty"),
+        (["q", "--box", "0,0,9,9", "--box", "1,1,9,9"], "one --box a question"),
+        (["what is <box>?"], "no box was given"),
+        (["<refer_box>"], "is reserved"),
         (["q", "--box", "200,0,300,50"], "lies outside the image of 200x100"),
         (["q", "--box=-9,0,0,50"], "lies outside"),
         (["q", "--max-new-tokens", "0"], "must be at least 1"),

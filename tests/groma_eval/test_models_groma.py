@@ -1,28 +1,19 @@
-"""The Groma adapter with a stand-in for the model that records how it is called."""
+"""The Groma adapter: with a stand-in for the model that records how it is called, and with a small random model."""
 
 from __future__ import annotations
 
-import sys
-from dataclasses import dataclass
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import pytest
 import torch
 from PIL import Image
 
 from groma_eval.core import Decoding, HarnessError, Question, Sample
+from groma_eval.models import load, registry
 from groma_eval.models.groma import GromaAdapter, open_image, printed_size
 from groma_model.grounded_text import parse
 
 BOXES = [(0.0, 0.0, 0.5, 0.5), (0.25, 0.5, 0.75, 1.0)]
-
-
-@dataclass
-class Query:
-    kind: str
-    text: str | None
-    box: tuple | None
-    history: tuple
 
 
 class FakeGroma:
@@ -53,11 +44,7 @@ class FakeGroma:
 
 
 @pytest.fixture
-def groma(monkeypatch):
-    if "groma_model.generation" not in sys.modules:
-        stand_in = ModuleType("groma_model.generation")
-        monkeypatch.setitem(sys.modules, "groma_model.generation", stand_in)
-    monkeypatch.setattr("groma_model.generation.Query", Query, raising=False)
+def groma():
     return FakeGroma()
 
 
@@ -127,7 +114,7 @@ def test_broken_pictures_fail_alone(groma, pictures):
     assert found["a.png"].error is None
     assert groma.perceived == [[(40, 30)]]
     for name, message in (("cut.jpg", "truncated"), ("text.png", "no picture"), ("absent.png", "no such image")):
-        assert message in found[name].error
+        assert message in found[name].error.lower()
         assert found[name].predictions[0].status == "failed"
         assert found[name].proposals is None
         assert "\n" not in found[name].error
@@ -200,3 +187,94 @@ def test_settings_reach_the_model_and_its_notes(monkeypatch, groma):
     assert called == {"c": {"device": "cpu", "dtype": torch.bfloat16}}
     assert groma.config.nms_threshold == 0.5
     assert adapter.info.notes[-1] == "nms_threshold=0.5"
+
+
+@pytest.fixture(scope="module")
+def nano(tmp_path_factory):
+    """A checkpoint of preset nano with random weights, which proposes whatever scores above nothing."""
+    from groma_model.checkpoints import save_checkpoint
+    from groma_model.configuration import preset
+    from groma_model.modeling import GromaForConditionalGeneration
+    from groma_model.processing import GromaProcessor, train_tokenizer
+
+    torch.manual_seed(0)
+    config = preset("nano", score_threshold=0.0)
+    tokenizer = train_tokenizer(["locate all the red disc", "describe the image"], config)
+    folder = tmp_path_factory.mktemp("nano")
+    save_checkpoint(GromaForConditionalGeneration(config), GromaProcessor(tokenizer, config), folder)
+    yield str(folder)
+    registry._cache.clear()
+
+
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("noise")
+    samples = []
+    for i in range(5):
+        path = folder / f"{i}.png"
+        Image.effect_noise((60 + i, 50), 100).convert("RGB").save(path)
+        questions = (
+            Question(f"{i}/one", "ground_one", text="red disc", target={"boxes": [BOXES[0]]}),
+            Question(f"{i}/all", "ground_all", text="disc", target={"boxes": BOXES}),
+            Question(f"{i}/box", "describe", box=BOXES[1]),
+            Question(f"{i}/scene", "describe_scene"),
+            Question(f"{i}/talk", "converse", text="what is <box>?", box=BOXES[1], history=(("hello", "yes"),)),
+        )
+        samples.append(Sample(str(i), path, 60 + i, 50, questions))
+    return samples
+
+
+def in_batches(model, samples, size):
+    if hasattr(model, "prepare"):
+        model.prepare(samples)
+    decoding = Decoding(max_new_tokens=4)
+    starts = range(0, len(samples), size)
+    found = [a for i in starts for a in model.answer(samples[i : i + size], decoding, {}, "paper")]
+    return {answer.image_id: answer for answer in found}
+
+
+@pytest.mark.parametrize("name", ["groma:{}", "{}", "bound:blind@groma:{}"])
+def test_a_real_model_answers_alike_at_every_batch_size(nano, noise, name):
+    model = load(name.format(nano), device="cpu")
+    assert model.info.checkpoint_hash
+    whole, single = in_batches(model, noise, 5), in_batches(model, noise, 1)
+    assert set(whole) == {sample.image_id for sample in noise}
+    for sample in noise:
+        one, two = whole[sample.image_id], single[sample.image_id]
+        assert one.error is None
+        assert torch.tensor(one.proposals).shape[1] == 4
+        torch.testing.assert_close(torch.tensor(one.proposals), torch.tensor(two.proposals), atol=1e-4, rtol=0)
+        assert [p.raw for p in one.predictions] == [p.raw for p in two.predictions]
+        assert [p.question_id for p in one.predictions] == [q.id for q in sample.questions]
+        assert all(p.prompt for p in one.predictions)
+
+
+def test_the_blind_model_answers_as_for_the_other_picture(nano, noise):
+    seeing = in_batches(load(nano, device="cpu"), noise, 2)
+    blind = in_batches(load(f"bound:blind@{nano}", device="cpu"), noise, 2)
+    for i in range(5):
+        expected = torch.tensor(seeing[str((i + 1) % 5)].proposals)
+        torch.testing.assert_close(torch.tensor(blind[str(i)].proposals), expected, atol=1e-4, rtol=0)
+
+
+def test_proposal_bounds_choose_from_the_models_proposals(nano, noise):
+    seeing = in_batches(load(nano, device="cpu"), noise, 5)
+    grounding = [Sample(s.image_id, s.image, s.width, s.height, s.questions[:2]) for s in noise]
+    for kind in ("oracle-proposal", "random-proposal", "largest-proposal"):
+        for name, answer in in_batches(load(f"bound:{kind}@{nano}", device="cpu"), grounding, 5).items():
+            assert answer.proposals == seeing[name].proposals
+            assert all(set(p.boxes) <= set(answer.proposals) for p in answer.predictions)
+            assert len(answer.predictions[0].boxes) == 1
+
+
+def test_settings_change_the_proposals(nano, noise):
+    all_of_them = in_batches(load(nano, device="cpu"), noise[:1], 1)["0"]
+    few = in_batches(load(nano, device="cpu", model_args={"nms_threshold": "0.0"}), noise[:1], 1)["0"]
+    assert 0 < len(few.proposals) < len(all_of_them.proposals)
+
+
+def test_a_checkpoint_of_another_kind(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    with pytest.raises(HarnessError, match="another kind") as caught:
+        load(str(tmp_path), device="cpu")
+    assert "\n" not in str(caught.value)
