@@ -134,7 +134,7 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
     "<": r"\textless{}",
     ">": r"\textgreater{}",
     "|": r"\textbar{}",
-    '"': r"\textquotedbl{}",
+    '"': "''",
     # After a line's "\\" a star or a bracket would be read as the line break's argument.
     "*": "{*}",
     "[": "{[}",
@@ -169,7 +169,7 @@ def _latex(grid: Grid, intervals: bool) -> str:
         if group:
             rules.append(rf"\cmidrule(lr){{{at}-{at + span - 1}}}")
         at += span
-    lines = ["% needs booktabs and textcomp", r"\begin{table*}[t]", r"\centering", rf"\caption{{{esc(grid.title)}}}"]
+    lines = ["% needs \\usepackage{booktabs}", r"\begin{table*}[t]", r"\centering", rf"\caption{{{esc(grid.title)}}}"]
     lines += [rf"\begin{{tabular}}{{lll{'r' * len(grid.columns)}}}", r"\toprule"]
     if rules:
         lines += [" & ".join(upper) + r" \\", "".join(rules)]
