@@ -1,0 +1,98 @@
+"""Cards: validation names file and field, splits expand, unknown names get their nearest ones."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+from harness_fakes import card
+
+from groma_eval.cards import QUESTION_KINDS, load_cards, parse_card, registry, select
+from groma_eval.core import HarnessError
+from groma_eval.readers import READERS
+
+
+def test_every_reader_has_a_question_kind():
+    assert set(QUESTION_KINDS) == set(READERS)
+
+
+def test_splits_expand_and_share():
+    found = parse_card(
+        card(
+            data={"images": "pics"},
+            splits=[
+                {"name": "a", "split": "val", "data": {"annotations": "a.json"}, "counts": {"questions": 3}},
+                {"name": "b", "split": "test", "data": {"annotations": "b.json"}},
+            ],
+        ),
+        "x",
+    )
+    assert [(c.name, c.split, dict(c.data)) for c in found] == [
+        ("a", "val", {"images": "pics", "annotations": "a.json"}),
+        ("b", "test", {"images": "pics", "annotations": "b.json"}),
+    ]
+    assert found[0].counts == {"questions": 3}
+    assert found[1].counts == {}
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"task": None}, "field 'task' must be text"),
+        ({"task": "recc"}, "field 'task' is 'recc'"),
+        ({"reader": "pickle"}, "field 'reader' is 'pickle'"),
+        ({"version": "1"}, "field 'version' must be a whole number"),
+        ({"version": True}, "field 'version' must be a whole number"),
+        ({"headlin": "x"}, "unknown field 'headlin' \\(did you mean 'headline'"),
+        ({"data": {"images": "x"}}, "names no 'annotations'"),
+        ({"counts": {"rows": 3}}, "counts may hold"),
+        ({"protocols": {}}, "field 'protocols' is empty"),
+        ({"protocols": {"p": {"decoding": {"max_tokens": 3}}}}, "protocols.p: decoding has no setting 'max_tokens'"),
+        ({"protocols": {"p": {"prompts": {"ground": "x"}}}}, "no question kind 'ground'"),
+        ({"default_protocol": "q"}, "default_protocol 'q'"),
+    ],
+)
+def test_a_bad_field_is_named(change, message):
+    with pytest.raises(HarnessError, match=message) as error:
+        parse_card({**card(), **change}, "card.yaml")
+    assert str(error.value).startswith("card.yaml")
+    assert "\n" not in str(error.value)
+
+
+def test_missing_field_and_broken_yaml(tmp_path):
+    path = tmp_path / "card.yaml"
+    raw = card()
+    del raw["reader"]
+    path.write_text(yaml.safe_dump(raw))
+    with pytest.raises(HarnessError, match=r"card\.yaml: field 'reader' is missing"):
+        load_cards(path)
+    path.write_text("name: a\ntask: [rec\n")
+    with pytest.raises(HarnessError, match=r"card\.yaml: line 3, column 1: not YAML"):
+        load_cards(path)
+
+
+def test_user_folder_and_nearest_names(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "card.yaml").write_text(yaml.safe_dump([card("mine-a"), card("mine-b", suites=["mine"])]))
+    assert {"mine-a", "mine-b"} <= set(registry(tmp_path))
+    assert [c.name for c in select("mine", tmp_path)] == ["mine-b"]
+    monkeypatch.setenv("GROMA_BENCHMARKS", str(tmp_path))
+    assert [c.name for c in select("mine-b,mine-a,mine")] == ["mine-b", "mine-a"]
+    with pytest.raises(HarnessError, match="unknown benchmark 'mine-c'; nearest names: mine"):
+        select("mine-c")
+    with pytest.raises(HarnessError, match="no such folder"):
+        registry(tmp_path / "none")
+
+
+def test_built_in_cards_load_and_know_the_official_totals():
+    cards = registry()
+    totals = {
+        "refcoco_val": 10834, "refcoco_testA": 5657, "refcoco_testB": 5095, "refcoco+_val": 10758,
+        "refcoco+_testA": 5726, "refcoco+_testB": 4889, "refcocog_val": 4896, "refcocog_test": 9602,
+    }  # fmt: skip
+    assert {name: cards[name].counts["questions"] for name in totals} == totals
+
+
+def test_an_unknown_protocol_names_the_known_ones():
+    (found,) = parse_card(card(), "x")
+    with pytest.raises(HarnessError, match="no protocol 'released'; it has: paper"):
+        found.protocol("released")
