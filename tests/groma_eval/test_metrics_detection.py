@@ -175,3 +175,20 @@ def test_a_category_without_truth_counts_against_precision_only():
 def test_empty_answers_score_zero():
     metrics = grounding_metrics([record([], [(0, 0, 1, 1)])])
     assert metrics["ar"] == metrics["precision@0.5"] == metrics["f1@0.5"] == 0.0
+
+
+def test_average_precision_looks_at_100_proposals():
+    gt = [(0.1, 0.1, 0.5, 0.5)]
+    boxes = [*[(0.6, 0.6, 0.9, 0.9)] * 150, *gt]
+    found = proposal_metrics([{"width": 500, "height": 500, "boxes": boxes, "scores": None, "gt_boxes": gt}])
+    assert found["ap"] == found["ap50"] == 0.0
+
+
+def test_area_classes_are_cocos():
+    gt = [(0.0, 0.0, 0.4, 0.4)]
+    classes = []
+    for side in (31.99, 32.0, 95.99, 96.0):
+        found = grounding_metrics([record(gt, gt, areas=[side**2])])
+        classes.append("".join(area for area in "sml" if f"ar_{area}" in found))
+    assert classes == ["s", "m", "m", "l"]
+    assert "ar_m" in grounding_metrics([record(gt, gt, size=(100, 100))])  # 40 x 40 pixels, by the box itself
