@@ -19,7 +19,7 @@ BOUNDS = (
     f"bound:oracle-proposal@{MODEL}",
 )
 SUITE = "shapes"
-TABLES = ("rec", "grounding", "caption", "vqa")
+TABLES = ("proposals", "rec", "grounding", "caption", "vqa")
 TEST_IMAGES = 320
 
 
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Make the test scenes where absent, evaluate, print four tables and write ``tables.md``."""
+    """Make the test scenes where absent, evaluate, print a table a task and write ``tables.md``."""
     out = Path(args.out)
     root = Path(args.data_root) if args.data_root else out / "data"
     _make_data(root)
