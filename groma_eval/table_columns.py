@@ -30,6 +30,7 @@ class Column:
     ``metric`` is a key of metrics.json, looked up in the benchmark of this ``family`` and ``split``; a column with
     ``average_of`` is the mean of the printed cells of those columns (indices into the grid) instead, and one with
     ``count`` the sum of that count over all the grid's benchmarks. ``published`` is the metric's name in the baselines.
+    ``note`` says how measured numbers differ from published ones of the same name: they are never ranked together.
     ``better`` is 1 where larger is better and 0 where the column is not ranked.
     """
 
@@ -43,6 +44,7 @@ class Column:
     published: str = ""
     average_of: tuple[int, ...] = ()
     count: str = ""
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -55,8 +57,14 @@ class PaperSet:
     average: str = ""
 
 
+NOTES = {
+    "meteor": "measured METEOR has the exact and stem matches of METEOR 1.5 without synonyms and paraphrases: it is "
+    "lower than published METEOR and does not compare with it"
+}
+
+
 def _paper(family: str, split: str, metric: str, published: str, head: str, digits: int, group: str = "") -> Column:
-    return Column(group or family, head, family, split, metric, digits, 1, published)
+    return Column(group or family, head, family, split, metric, digits, 1, published, note=NOTES.get(metric, ""))
 
 
 _REC_SPLITS = (
@@ -147,7 +155,9 @@ def plain_columns(kind: str, group: str, family: str, split: str, metrics: Itera
     columns = []
     for head, items in sections:
         upper = f"{group}: {head}" if head else group
-        columns += [Column(upper, text, family, split, m, digits) for m, text in items if m in have]
+        columns += [
+            Column(upper, text, family, split, m, digits, note=NOTES.get(m, "")) for m, text in items if m in have
+        ]
     return columns
 
 

@@ -7,7 +7,6 @@ cells, so a reader with a pencil arrives at the same digits.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from decimal import ROUND_HALF_UP, Decimal
@@ -18,6 +17,7 @@ from groma_eval.baseline_rows import Baseline, load_baselines
 from groma_eval.core import HarnessError
 from groma_eval.table_columns import COUNTS, ERROR_HEAD, KINDS, PAPER, TITLES, Column, error_columns, plain_columns
 from groma_eval.table_footnotes import Footnotes
+from groma_eval.table_runs import Run, read_run
 
 BASELINES = ("paper", "all", "none")
 SECTIONS = ("Published", "Measured", "Bounds")
@@ -71,42 +71,6 @@ class Table:
     grids: list[Grid]
 
 
-@dataclass(frozen=True)
-class Run:
-    """A finished run as far as tables need it."""
-
-    id: str
-    model: dict[str, Any]
-    benchmarks: dict[str, dict[str, Any]]  # manifest entries
-    results: dict[str, dict[str, Any]]  # metrics.json entries
-
-    @property
-    def oracle(self) -> bool:
-        return bool(self.model.get("oracle"))
-
-    @property
-    def section(self) -> str:
-        return "Bounds" if self.oracle or str(self.model.get("name", "")).startswith("bound:") else "Measured"
-
-    def places(self, kind: str) -> dict[tuple[str, str], str]:
-        """Family and split of each of the run's benchmarks of a task. A benchmark without a family is its own, and so
-        is a second one of the same family and split: no result is dropped."""
-        places: dict[tuple[str, str], str] = {}
-        for name in self.of(kind):
-            entry = self.benchmarks[name]
-            place = (str(entry.get("family") or name), str(entry.get("split") or ""))
-            places[(name, "") if place in places else place] = name
-        return places
-
-    def find(self, kind: str, family: str, split: str) -> str | None:
-        """The run's benchmark of this task, family and split, if any."""
-        return self.places(kind).get((family, split))
-
-    def of(self, kind: str) -> list[str]:
-        """The run's finished benchmarks of a task."""
-        return [b for b in self.results if self.benchmarks[b].get("task") == kind]
-
-
 def half_up(value: Decimal | float | int, digits: int) -> Decimal:
     """``value`` rounded half up to ``digits`` decimals, in decimal: 86.515 is 86.52, whatever binary makes of it."""
     exact = value if isinstance(value, Decimal) else Decimal(repr(value))
@@ -117,45 +81,6 @@ def average(cells: Sequence[Decimal]) -> Decimal:
     """Plain mean of printed cells, rounded half up to the most digits any of them is printed with."""
     digits = max(-int(c.as_tuple().exponent) for c in cells)
     return half_up(sum(cells, Decimal(0)) / len(cells), digits)
-
-
-def read_run(path: Path) -> Run:
-    """Read RUN/manifest.json and RUN/metrics.json.
-
-    Raises HarnessError, naming the file (and line or field), where the folder is not a finished run.
-    """
-    if not path.is_dir():
-        raise HarnessError(f"{path}: not a run folder; give the --out folder of `groma-eval run`")
-    manifest, metrics = (_read_object(path / name) for name in ("manifest.json", "metrics.json"))
-    model, benchmarks = (_object(manifest.get(key), path / "manifest.json", key) for key in ("model", "benchmarks"))
-    for name, entry in benchmarks.items():
-        _object(entry, path / "manifest.json", f"benchmarks.{name}")
-    for name, result in metrics.items():
-        if name not in benchmarks:
-            raise HarnessError(f"{path}/metrics.json: '{name}' does not stand in manifest.json; score the run again")
-        numbers = _object(_object(result, path / "metrics.json", name).get("metrics"), path / "metrics.json", name)
-        for key, value in numbers.items():
-            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
-                raise HarnessError(f"{path}/metrics.json: {name}.metrics.{key} is not a number")
-    return Run(str(manifest.get("run_id") or path.name), model, benchmarks, metrics)
-
-
-def _read_object(path: Path) -> dict[str, Any]:
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise HarnessError(f"{path}: missing; the run did not finish, repeat it with the same arguments") from None
-    except json.JSONDecodeError as error:
-        raise HarnessError(f"{path} line {error.lineno}: not JSON ({error.msg})") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise HarnessError(f"{path}: cannot be read ({error})") from None
-    return _object(data, path, "the top level")
-
-
-def _object(value: Any, path: Path, what: str) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise HarnessError(f"{path}: {what} must be an object")
-    return value
 
 
 def build_table(kind: str, runs: Sequence[Path | str] = (), baselines: str | None = None) -> Table:
@@ -232,6 +157,10 @@ def _grid(kind: str, title: str, columns: list[Column], runs: list[Run], baselin
         row.cells = [row.cells[i] for i in used]
     # Only whole columns go, so the indices an average was made from are no longer needed.
     columns = [replace(columns[i], average_of=()) for i in used]
+    for i, column in enumerate(columns):
+        if column.note and any(row.section == "Published" and row.cells[i].value is not None for row in rows):
+            for row in rows:
+                row.cells[i].ranked &= row.section == "Published"
     _place(columns, rows)
     for text in _protocol_notes(keys):
         notes.plain(text)
@@ -320,14 +249,15 @@ def _measured_row(
             cells.append(Cell())
         else:
             key = _key(run.benchmarks[name])
-            cell = Cell(
-                half_up(value, column.digits), ranked=not run.oracle and key == keys[column.family, column.split]
-            )
+            reference = keys[column.family, column.split]
+            cell = Cell(half_up(value, column.digits), ranked=not run.oracle and key == reference)
             bounds = (run.results[name].get("intervals") or {}).get(column.metric)
             if isinstance(bounds, list) and len(bounds) == 2 and all(_number(b) is not None for b in bounds):
                 low, high = (Decimal(repr(b)) for b in bounds)
                 cell.half = half_up((high - low) / 2, column.digits)
-            cell.marks = _key_marks(key, keys[column.family, column.split], notes)
+            cell.marks = _key_marks(key, reference, notes)
+            if column.note:
+                cell.marks.append(notes.dagger(column.note))
             cells.append(cell)
     shown = [cell for cell, column in zip(cells, columns) if cell.value is not None and column.metric]
     if not shown:

@@ -309,6 +309,19 @@ def test_all_prints_what_the_runs_have(make_run):
     assert [g.kind for g in build_table("all").grids] == ["rec", "grounding", "caption", "vqa"]
 
 
+def test_measured_meteor_is_marked_and_not_ranked_with_published(make_run):
+    entry = {"task": "caption", "family": "RefCOCOg", "split": "val"}
+    runs = [make_run(n, {"c": (entry, {"meteor": 99.0, "cider": v})}) for n, v in (("a", 200.0), ("b", 150.0))]
+    grid = build_table("caption", runs).grids[0]
+    assert {n: c.place for n, c in column(grid, "METEOR").items() if c.place} == {"Groma": 1, "GLaMM (re-evaluated)": 2}
+    assert {n: c.place for n, c in column(grid, "CIDEr").items() if c.place} == {"a": 1, "b": 2}
+    marks = {n: c.marks for n, c in column(grid, "METEOR").items()}
+    assert (marks["a"], marks["b"], marks["Groma"]) == (["†"], ["†"], [])
+    assert "without synonyms and paraphrases" in dict(grid.notes)["†"]
+    alone = build_table("caption", runs, "none").grids[0]
+    assert [c.place for c in column(alone, "METEOR").values()] == [1, 1]
+
+
 def test_model_notes_are_footnotes(make_run):
     run = make_run("m", shapes({"acc@0.5": 1.0}), notes=["uses a pointer head"])
     grid = build_table("rec", [run]).grids[0]
