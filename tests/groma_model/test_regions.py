@@ -6,7 +6,6 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_ops import plain_iou
 
 from groma_model.configuration import preset
 from groma_model.regions import RegionEncoder, select_regions, select_regions_batch
@@ -14,6 +13,12 @@ from groma_model.regions import RegionEncoder, select_regions, select_regions_ba
 
 def config(**fields):
     return preset("nano", **({"score_threshold": 0.3, "nms_threshold": 0.6, "max_regions": 30} | fields))
+
+
+def plain_iou(a, b):
+    width = max(0.0, min(a[2], b[2]) - max(a[0], b[0]))
+    height = max(0.0, min(a[3], b[3]) - max(a[1], b[1]))
+    return width * height / ((a[2] - a[0]) * (a[3] - a[1]) + (b[2] - b[0]) * (b[3] - b[1]) - width * height)
 
 
 def plain_selection(boxes, scores, cfg, users, grounds, ground_score, released):
