@@ -112,8 +112,8 @@ _SECTIONS: dict[str, tuple[tuple[str, tuple[tuple[str, str], ...]], ...]] = {
     "rec": (("", (("acc@0.5", "all"),)), ("boxes", (("miou", "mean IoU"),))),
     "grounding": (
         ("", (*_AR,)),
-        ("by category frequency", (("ar/r", "AR@r"), ("ar/c", "AR@c"), ("ar/f", "AR@f"))),
-        ("all emitted boxes", (("precision@0.5", "P@0.5"), ("recall@0.5", "R@0.5"), ("f1@0.5", "F1@0.5"))),
+        ("by frequency", (("ar/r", "AR@r"), ("ar/c", "AR@c"), ("ar/f", "AR@f"))),
+        ("all boxes", (("precision@0.5", "P@0.5"), ("recall@0.5", "R@0.5"), ("f1@0.5", "F1@0.5"))),
     ),
     "caption": (
         ("", (("meteor", "METEOR"), ("cider", "CIDEr"))),
@@ -143,8 +143,12 @@ ERROR_HEAD = dict.fromkeys(KINDS, "errors (%)") | {
 COUNTS = ("unparsed", "missing", "failed")
 
 
-def plain_columns(kind: str, group: str, family: str, split: str, metrics: Iterable[str]) -> list[Column]:
-    """Columns of one benchmark outside the paper's tables, for those ``metrics`` that some run has."""
+def plain_columns(kind: str, family: str, split: str, metrics: Iterable[str], alone: bool) -> list[Column]:
+    """Columns of one benchmark outside the paper's tables, for those ``metrics`` that some run has.
+
+    Unless it stands ``alone`` in its grid, its split is in every upper head.
+    """
+    group = family if alone else f"{family} {split}"
     have = list(dict.fromkeys(metrics))
     digits = DIGITS.get(kind, 1)
     sections = [(head, list(items)) for head, items in _SECTIONS[kind]]
@@ -154,11 +158,12 @@ def plain_columns(kind: str, group: str, family: str, split: str, metrics: Itera
         sections[at][1].extend((m, m[len(prefix) :]) for m in have if m.startswith(prefix) and m not in known)
     columns = []
     for head, items in sections:
-        upper = f"{group}: {head}" if head else group
+        upper = (head if alone else f"{group}: {head}") if head else group
         columns += [
             Column(upper, text, family, split, m, digits, note=NOTES.get(m, "")) for m, text in items if m in have
         ]
-    return columns
+    errors = ERROR_HEAD[kind] if alone else f"{group}: {ERROR_HEAD[kind]}"
+    return columns + error_columns(kind, errors, family, split, have)
 
 
 def error_columns(kind: str, group: str, family: str, split: str, metrics: Iterable[str]) -> list[Column]:

@@ -133,9 +133,7 @@ def _grids(kind: str, runs: list[Run], baselines: str | None) -> list[Grid]:
         columns = []
         splits = [s for f, s in found if f == family and (f, s) not in places]
         for split in splits:
-            head = family if len(splits) == 1 else f"{family} {split}"
-            columns += plain_columns(kind, head, family, split, found[family, split])
-            columns += error_columns(kind, f"{head}: {ERROR_HEAD[kind]}", family, split, found[family, split])
+            columns += plain_columns(kind, family, split, found[family, split], alone=len(splits) == 1)
         if columns:
             grids.append(_grid(kind, f"{TITLES[kind]}: {family}", columns, runs, []))
     return [grid for grid in grids if grid.rows]
@@ -286,7 +284,7 @@ def _key_marks(key: Key, reference: Key | None, notes: Footnotes) -> list[str]:
 def _count_columns(kind: str, columns: list[Column], runs: list[Run]) -> list[Column]:
     """Columns for answers that did not come out, where any run has some: they count as wrong, so they are shown."""
     wanted = [c for c in COUNTS if any(_count(kind, run, columns, c) for run in runs)]
-    return [Column("answers counted as wrong", c, digits=0, better=0, count=c) for c in wanted]
+    return [Column("counted wrong", c, digits=0, better=0, count=c) for c in wanted]
 
 
 def _count(kind: str, run: Run, columns: list[Column], count: str) -> int:

@@ -247,11 +247,18 @@ def test_groups_and_errors_of_shapes_rec(make_run):
     assert [(c.group, c.head) for c in grid.columns] == [
         ("shapes-rec", "all"),
         ("shapes-rec", "relation"),
-        ("shapes-rec: boxes", "mean IoU"),
-        ("shapes-rec: errors (% of expressions)", "not proposed"),
-        ("shapes-rec: errors (% of expressions)", "not selected"),
+        ("boxes", "mean IoU"),
+        ("errors (% of expressions)", "not proposed"),
+        ("errors (% of expressions)", "not selected"),
     ]
     assert [c.text for c in grid.rows[0].cells] == ["90.00", "70.50", "80.00", "4.00", "6.00"]
+
+
+def test_several_splits_of_a_family_share_a_grid(make_run):
+    entry = {"task": "vqa", "family": "mine"}
+    benchmarks = {f"mine-{s}": (entry | {"split": s}, {"accuracy": 1.0, "accuracy/counting": 2.0}) for s in ("a", "b")}
+    (grid,) = build_table("vqa", [make_run("m", benchmarks)]).grids
+    assert [c.group for c in grid.columns] == ["mine a", "mine a: by type", "mine b", "mine b: by type"]
 
 
 def test_errors_of_many_splits_have_a_grid_of_their_own(make_run):
