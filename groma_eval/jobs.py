@@ -72,10 +72,14 @@ def load_model(
         return model
     from groma_eval import models
 
-    answers = root / card.training_answers if card.training_answers and model.startswith("bound:majority") else None
-    if answers is not None and not answers.is_file():
-        answers = None
+    answers = _training_answers(card, root) if model.startswith("bound:majority") else None
     return models.load(model, device=device, dtype=dtype, model_args=dict(model_args or {}), training_answers=answers)
+
+
+def _training_answers(card: Card, root: Path) -> Path | None:
+    """The card's file of training answers, None where it names none or the file is not there."""
+    path = root / card.training_answers if card.training_answers else None
+    return path if path is not None and path.is_file() else None
 
 
 def places(
@@ -125,9 +129,18 @@ def prepare_job(
         "templates": {kind: provenance.short_hash(text) for kind, text in sorted(model.info.templates.items())},
         "rules": dict(protocol.rules),
         "deviations": deviations,
+        "training_answers": _training_hash(card, model, root),
         "data": provenance.file_hash(where[0] or root / card.data["annotations"]),
     }
     return Job(card, name, protocol, decoding, model, samples, deviations, key)
+
+
+def _training_hash(card: Card, model: Model, root: Path) -> str | None:
+    # Only what the model answers from belongs in the key: another training file is another bound:majority.
+    if not model.info.name.startswith("bound:majority"):
+        return None
+    path = _training_answers(card, root)
+    return provenance.file_hash(path) if path is not None else "bundled"
 
 
 def _decoding(protocol: CardProtocol, gen_args: Mapping[str, Any], seed: int) -> Decoding:

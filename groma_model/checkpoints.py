@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import torch
@@ -17,15 +18,43 @@ from groma_model.vision import RELEASED_NAMES as VISION_NAMES
 #: Checkpoints that ship with the package, by name.
 BUNDLED = Path(__file__).parent / "checkpoints_bundled"
 
-#: Parameter names of the released Groma checkpoints (regular expressions) -> ours.
-RELEASED_NAMES: list[tuple[str, str]] = [
-    *VISION_NAMES,
-    *PROPOSER_NAMES,
-    *REGION_NAMES,
-    (r"^img_txt_bridge\.", "projector."),
-    (r"^extra_lm_head\.", "new_token_head."),
-    (r"^new_input_embs\.", "new_token_embeddings."),
+#: Our module -> the renaming table from released parameter names to its own.
+_RELEASED_MODULES: list[tuple[str, list[tuple[str, str]]]] = [
+    ("vision_encoder.", VISION_NAMES),
+    ("proposer.", PROPOSER_NAMES),
+    ("region_encoder.", REGION_NAMES),
+    ("", [(r"img_txt_bridge\.(.+)", r"projector.\1"), (r"extra_lm_head\.(.+)", r"new_token_head.\1")]),
+    ("", [(r"new_input_embs\.(.+)", r"new_token_embeddings.\1"), (r"(llm\..+)", r"\1")]),
 ]
+
+
+def released_name(name: str) -> str | None:
+    """Our name of a parameter of the released layout, None for one it does not have.
+
+    The released files may hold the proposer's heads twice, under two names; both map to the one copy here.
+    """
+    for prefix, table in _RELEASED_MODULES:
+        for pattern, replacement in table:
+            if match := re.fullmatch(pattern, name):
+                return prefix + match.expand(replacement)
+    return None
+
+
+#: transformers names DINOv2's attention in two ways, depending on its version; files hold the newer names.
+_RENAMED = [
+    (re.compile(r"\.attention\.attention\.query\."), ".attention.q_proj."),
+    (re.compile(r"\.attention\.attention\.key\."), ".attention.k_proj."),
+    (re.compile(r"\.attention\.attention\.value\."), ".attention.v_proj."),
+    (re.compile(r"\.attention\.output\.dense\."), ".attention.o_proj."),
+]
+
+
+def stored_name(name: str) -> str:
+    """The name under which a parameter is stored, whatever the installed transformers calls it."""
+    if name.startswith("vision_encoder."):
+        for pattern, replacement in _RENAMED:
+            name = pattern.sub(replacement, name)
+    return name
 
 
 def resolve_checkpoint(name: str | Path) -> Path:
@@ -93,7 +122,7 @@ def save_checkpoint(
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
-        name: tensor.detach().to("cpu", dtype if dtype and tensor.is_floating_point() else tensor.dtype).contiguous()
+        stored_name(name): tensor.detach().to("cpu", dtype if dtype and tensor.is_floating_point() else tensor.dtype).contiguous()
         for name, tensor in model.state_dict().items()
     }
     save_file(tensors, folder / "model.safetensors.new", metadata={"format": "pt"})
@@ -108,14 +137,16 @@ def _load_tensors(model: GromaForConditionalGeneration, folder: Path) -> None:
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ValueError(f"{folder} has no *.safetensors file")
-    missing = set(model.state_dict())
+    names = {stored_name(name): name for name in model.state_dict()}
+    missing = set(names)
     for path in files:
         try:
             tensors = load_file(path)
         except Exception as error:  # safetensors raises its own class for a truncated file
             raise ValueError(f"{path} cannot be read: {error}") from None
         try:
-            unexpected = model.load_state_dict(tensors, strict=False).unexpected_keys
+            renamed = {names.get(name, name): tensor for name, tensor in tensors.items()}
+            unexpected = model.load_state_dict(renamed, strict=False).unexpected_keys
         except RuntimeError as error:
             raise ValueError(f"{path} does not fit its config.json: {str(error).splitlines()[-1].strip()}") from None
         if unexpected:

@@ -178,7 +178,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
     "7b": {},
     "tiny": dict(
         vision_config=dict(model_type="dinov2", hidden_size=160, num_hidden_layers=5, num_attention_heads=5,
-                           image_size=192, patch_size=12, layerscale_value=1.0),
+                           image_size=192, patch_size=16, layerscale_value=1.0),
         llm_config=dict(model_type="llama", vocab_size=512, hidden_size=192, intermediate_size=512,
                         num_hidden_layers=5, num_attention_heads=6, num_key_value_heads=6,
                         max_position_embeddings=2048, rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2),

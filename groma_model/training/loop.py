@@ -180,6 +180,9 @@ def train(
                 log.metrics(done, time.monotonic() - began, metrics)
             accelerator.wait_for_everyone()
     bar.close()
+    if log is not None:
+        finished = {"steps": recipe.steps, "seconds": round(time.monotonic() - began, 1), "processes": processes}
+        (out / "finished.json").write_text(json.dumps(finished) + "\n")
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return metrics
@@ -230,6 +233,7 @@ class _Log:
 
     def add(self, step: int, seconds: float, rate: float, norm: float, losses: dict[str, torch.Tensor]) -> None:
         for name, value in {**losses, "grad_norm": norm}.items():
+            value = value.detach() if isinstance(value, torch.Tensor) else value
             self.sums[name] = self.sums.get(name, 0.0) + float(value)
         self.count += 1
         if (step + 1) % self.every == 0:

@@ -1,0 +1,182 @@
+"""``groma-train``: the three training stages, and the whole of groma-tiny from scratch. Here training meets evaluation."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from groma_eval.core import HarnessError
+
+STAGES = ("detect", "align", "instruct")
+TASKS_OF_STAGE = {"detect": (), "align": ("rec", "grounding", "caption", "scene", "vqa")}
+#: Benchmarks (on the validation split) that a stage is watched with.
+HELD_OUT = {
+    "detect": ("shapes-proposals-val",),
+    "align": ("shapes-rec-val", "shapes-ground-val"),
+    "instruct": ("shapes-rec-val", "shapes-ground-val", "shapes-vqa-val"),
+}
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line."""
+    parser = argparse.ArgumentParser(prog="groma-train", description="Train Groma, stage by stage.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    for stage in STAGES:
+        one = commands.add_parser(stage, help=f"run the {stage} stage from a recipe file (a repeat continues)")
+        one.add_argument("--recipe", type=Path, required=True, help="YAML recipe; see recipes/")
+        one.add_argument("--init", help="checkpoint to start from (a folder or bundled name); none: random weights")
+        _common(one)
+        one.add_argument("--steps", type=int, help="instead of the recipe's")
+        one.add_argument("--batch-size", type=int, help="instead of the recipe's")
+    tiny = commands.add_parser("tiny", help="train groma-tiny from scratch: data, three stages, export")
+    _common(tiny)
+    tiny.add_argument("--recipes", type=Path, default=None, help="folder with tiny-*.yaml (default: recipes/)")
+    return parser
+
+
+def _common(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, required=True, help="run folder; the checkpoint is written there")
+    parser.add_argument("--data", type=Path, default=Path("data/shapes"), help="data set folder (default: data/shapes)")
+    parser.add_argument("--processes", type=int, default=1, help="data-parallel processes on this machine (default: 1)")
+    parser.add_argument("--seed", type=int, help="instead of the recipe's")
+    parser.add_argument("--limit", type=int, help="use the first N training images only")
+    parser.add_argument("--workers", type=int, default=0, help="picture-decoding workers a process (default: 0)")
+    parser.add_argument("--no-evaluate", action="store_true", help="no held-out evaluation while training")
+
+
+def run_stage(args: argparse.Namespace) -> dict[str, float]:
+    """One stage in this process (one of several under a distributed launcher)."""
+    import torch
+
+    from groma_model.checkpoints import load_checkpoint, resolve_checkpoint
+    from groma_model.configuration import preset
+    from groma_model.data.samples import corpus, read_training_images
+    from groma_model.modeling import GromaForConditionalGeneration
+    from groma_model.processing import TEMPLATES, GromaProcessor, train_tokenizer
+    from groma_model.training.loop import train
+    from groma_model.training.recipe import load_recipe
+
+    overrides = {"seed": args.seed, "steps": args.steps, "batch_size": args.batch_size}
+    recipe = load_recipe(args.recipe, **overrides)
+    if recipe.stage != args.command:
+        raise HarnessError(f"{args.recipe} is a recipe of stage {recipe.stage!r}, not {args.command!r}")
+    torch.manual_seed(recipe.seed)
+    if args.init:
+        model, processor = load_checkpoint(resolve_checkpoint(args.init))
+        images = read_training_images(args.data, "train", processor.template, tuple(recipe.tasks))
+    else:
+        config = preset(recipe.preset or "tiny", **recipe.overrides)
+        template = TEMPLATES[config.prompt_template]
+        images = read_training_images(args.data, "train", template, ("rec", "grounding", "caption", "scene", "vqa"))
+        texts = [template.prefix(), template.question(""), *corpus(images)]
+        processor = GromaProcessor(train_tokenizer(texts, config), config)
+        model = GromaForConditionalGeneration(config)
+        if recipe.stage == "detect":
+            for item in images:
+                item.dialogues.clear()
+    evaluate = None if args.no_evaluate else held_out(recipe.stage, args.data.parent, recipe.evaluate_images)
+    began = time.time()
+    metrics = train(model, processor, images[: args.limit], recipe, args.out, evaluate, args.workers)
+    print(f"{recipe.stage}: {recipe.steps} steps in {time.time() - began:.0f} s -> {args.out}", file=sys.stderr)
+    return metrics
+
+
+def held_out(stage: str, data_root: Path, images: int) -> Any:
+    """The evaluate callback: headline metrics on the first validation images, through the harness."""
+    import tempfile
+
+    from groma_eval.models.groma import GromaModel
+    from groma_eval.run import evaluate
+
+    from groma_model.generation import Groma
+
+    def callback(model: Any, processor: Any, step: int) -> dict[str, float]:
+        adapter = GromaModel(Groma(model, processor, f"step-{step}"), name="held-out")
+        with tempfile.TemporaryDirectory() as folder:
+            result = evaluate(adapter, list(HELD_OUT[stage]), out=folder, data_root=data_root, limit=images, progress=False)
+        return {
+            f"{name}/{metric}": round(value, 2)
+            for name, entry in result.metrics.items()
+            for metric, value in entry["metrics"].items()
+        }
+
+    return callback
+
+
+def launch(argv: list[str], processes: int) -> int:
+    """Start ``processes`` copies of a stage under torch's launcher, one thread each on CPU."""
+    command = [
+        sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}",
+        "-m", "groma_eval.cli.train", *argv,
+    ]  # fmt: skip
+    environment = {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", **os.environ, "ACCELERATE_USE_CPU": _use_cpu()}
+    return subprocess.call(command, env=environment)
+
+
+def _use_cpu() -> str:
+    import torch
+
+    return "false" if torch.cuda.is_available() else "true"
+
+
+def run_tiny(args: argparse.Namespace) -> int:
+    """Data, the three stages one after the other, and the half-precision export; continues where it stopped."""
+    import torch
+
+    from groma_eval.benchmarks.shapes.prepare import prepare
+    from groma_model.checkpoints import load_checkpoint, save_checkpoint
+
+    recipes = args.recipes or Path(__file__).resolve().parents[2] / "recipes"
+    seed = 0 if args.seed is None else args.seed
+    prepare(args.data.parent, workers=args.processes)
+    previous: Path | None = None
+    seconds: dict[str, float] = {}
+    for stage in STAGES:
+        out = args.out / stage
+        argv = [stage, "--recipe", str(recipes / f"tiny-{stage}.yaml"), "--out", str(out), "--data", str(args.data),
+                "--seed", str(seed), "--processes", str(args.processes), "--workers", str(args.workers)]  # fmt: skip
+        if previous is not None:
+            argv += ["--init", str(previous)]
+        if args.limit:
+            argv += ["--limit", str(args.limit)]
+        if args.no_evaluate:
+            argv += ["--no-evaluate"]
+        print(f"groma-train {shlex.join(argv)}", file=sys.stderr)
+        if (code := main(argv)) != 0:
+            return code
+        seconds[stage] = json.loads((out / "finished.json").read_text())["seconds"]
+        previous = out
+    assert previous is not None
+    model, processor = load_checkpoint(previous)
+    save_checkpoint(model, processor, args.out / "groma-tiny", torch.float16)
+    (args.out / "seconds.json").write_text(json.dumps(seconds, indent=1) + "\n")
+    total = sum(seconds.values()) / 60
+    print(f"groma-tiny (seed {seed}) in {total:.1f} minutes of training -> {args.out / 'groma-tiny'}", file=sys.stderr)
+    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; returns the exit code."""
+    argv = sys.argv[1:] if argv is None else argv
+    args = build_parser().parse_args(argv)
+    try:
+        if args.command == "tiny":
+            return run_tiny(args)
+        if args.processes > 1 and "LOCAL_RANK" not in os.environ:
+            return launch(argv, args.processes)
+        run_stage(args)
+        return 0
+    except (HarnessError, ValueError) as error:
+        print(f"groma-train: error: {error}", file=sys.stderr)
+        return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())
