@@ -78,7 +78,7 @@ def draw_grounded(image: Image, grounded: GroundedText, boxes_from_user: Sequenc
         for word, colour in line:
             draw.text((x, y), word, fill=colour or _INK, font=text_font)
             length = text_font.getlength(word)
-            if colour is not None and word.strip():
+            if colour is not None:
                 base = y + sum(text_font.getmetrics()) + 1
                 draw.line((x, base, x + length, base), fill=colour, width=2)
             x += length

@@ -108,6 +108,8 @@ class Dialogue:
         Raises:
             HarnessError: the question cannot be put, say because it is too long.
         """
+        if any("\ud800" <= character <= "\udfff" for character in question):
+            raise HarnessError("the question is no text in the terminal's encoding")
         reserved = [token for token in _REFERRAL if token in question]
         if reserved:
             raise HarnessError(f"{reserved[0]} is reserved; write <box> for your box")

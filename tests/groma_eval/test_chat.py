@@ -111,6 +111,7 @@ def test_nothing_to_save_yet(scene, picture, tmp_path, capsys, monkeypatch):
         (["q", "--box", "0,0,9,9", "--box", "1,1,9,9"], "one --box a question"),
         (["what is <box>?"], "no box was given"),
         (["<refer_box>"], "is reserved"),
+        (["\udce4"], "terminal's encoding"),
         (["q", "--box", "200,0,300,50"], "lies outside the image of 200x100"),
         (["q", "--box=-9,0,0,50"], "lies outside"),
         (["q", "--max-new-tokens", "0"], "must be at least 1"),
