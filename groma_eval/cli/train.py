@@ -15,7 +15,6 @@ from typing import Any
 from groma_eval.core import HarnessError
 
 STAGES = ("detect", "align", "instruct")
-TASKS_OF_STAGE = {"detect": (), "align": ("rec", "grounding", "caption", "scene", "vqa")}
 #: Benchmarks (on the validation split) that a stage is watched with.
 HELD_OUT = {
     "detect": ("shapes-proposals-val",),
@@ -92,13 +91,13 @@ def held_out(stage: str, data_root: Path, images: int) -> Any:
     """The evaluate callback: headline metrics on the first validation images, through the harness."""
     import tempfile
 
-    from groma_eval.models.groma import GromaModel
+    from groma_eval.models.groma import GromaAdapter
     from groma_eval.run import evaluate
 
     from groma_model.generation import Groma
 
     def callback(model: Any, processor: Any, step: int) -> dict[str, float]:
-        adapter = GromaModel(Groma(model, processor, f"step-{step}"), name="held-out")
+        adapter = GromaAdapter(Groma(model, processor, f"step-{step}"), "held-out")
         with tempfile.TemporaryDirectory() as folder:
             result = evaluate(adapter, list(HELD_OUT[stage]), out=folder, data_root=data_root, limit=images, progress=False)
         return {
