@@ -114,13 +114,15 @@ def prepare_job(
     name, protocol = card.protocol(options["protocol"])
     decoding = _decoding(protocol, options["gen_args"], options["seed"])
     samples = read_benchmark(card, root, model.info.needs_images, *where)
+    # Other files that hold exactly the card's questions are the benchmark itself, kept elsewhere.
+    same = bool(card.counts) and _counts(samples) == {**_counts(samples), **card.counts}
     if not overridden:
         _check_counts(card, samples)
     samples = samples[: options["limit"]]
     _check_capabilities(card, model.info, samples)
     deviations = [f"limit={options['limit']}"] if options["limit"] else []
     deviations += [f"{k}={v}" for k, v in options["gen_args"].items()]
-    deviations += [f"annotations={where[0]}"] if overridden else []
+    deviations += [f"annotations={where[0]}"] if overridden and not same else []
     key = {
         "card_version": card.version,
         "protocol": name,
@@ -160,8 +162,12 @@ def _decoding(protocol: CardProtocol, gen_args: Mapping[str, Any], seed: int) ->
     return Decoding(**values)
 
 
+def _counts(samples: Sequence[Sample]) -> dict[str, int]:
+    return {"questions": sum(len(sample.questions) for sample in samples), "images": len(samples)}
+
+
 def _check_counts(card: Card, samples: Sequence[Sample]) -> None:
-    found = {"questions": sum(len(sample.questions) for sample in samples), "images": len(samples)}
+    found = _counts(samples)
     for key, wanted in card.counts.items():
         if found[key] != wanted:
             raise HarnessError(

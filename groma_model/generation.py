@@ -232,11 +232,17 @@ class Groma:
         for boxes, members in groups.items():
             prefix = self._prefix(scene, boxes)
             asked = [self._encode(queries[i], prefix) for i in members]
+            self._check_length(prefix.length + max(len(ids) for ids, _, _ in asked) + max_new_tokens)
             decoded = self._decode(prefix, [(ids, refer) for ids, refer, _ in asked], max_new_tokens)
             for i, (ids, confidences), (_, _, prompt) in zip(members, decoded, asked, strict=True):
                 raw = self.processor.decode(ids).strip()
                 answers[i] = Answer(raw, parse(raw, prefix.boxes, confidences), prompt, tuple(prefix.boxes))
         return [a for a in answers if a is not None]
+
+    def _check_length(self, length: int) -> None:
+        limit = self.config.llm_config.max_position_embeddings
+        if length > limit:
+            raise ValueError(f"the dialogue needs {length} positions, the language model has {limit}: shorten it")
 
     # ------------------------------------------------------------------ prompts
     def _encode(self, query: Query, prefix: _Prefix) -> tuple[list[int], list[int], str]:

@@ -7,6 +7,7 @@ acknowledgement) depends on the image alone and is shared by every question; a *
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,9 @@ from PIL import Image
 from torch import Tensor
 from transformers import AddedToken, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from groma_model.configuration import GromaConfig, region_token
+from groma_model.configuration import NEW_TOKENS, GromaConfig, region_token
+
+_RESERVED = re.compile("|".join(re.escape(t) for t in NEW_TOKENS if t != "[grounding]") + r"|</?s>|<unk>|<r\d+>")
 
 #: What a user's box becomes in a question: its proxy token (looked up among the regions) and its region embedding.
 REFER = "<roi><refer_box></roi><refer_feat>"
@@ -84,9 +87,11 @@ TEMPLATES: dict[str, PromptTemplate] = {
 def render_question(template: str, text: str | None, has_box: bool) -> str:
     """Fill an instruction: ``{text}`` with the question's text, ``{box}`` and ``<box>`` with the referral to the box.
 
-    A template that names no box gets the referral appended when there is one and the text does not place it.
+    A template that names no box gets the referral appended when there is one and the text does not place it. Markup in
+    the user's text is removed (but for ``[grounding]``): it would be read as features that are not there.
     """
-    filled = template.replace("{text}", text or "").replace("{box}", BOX_PLACEHOLDER)
+    plain = _RESERVED.sub("", text or "")
+    filled = template.replace("{text}", plain).replace("{box}", BOX_PLACEHOLDER)
     if has_box and BOX_PLACEHOLDER not in filled:
         filled = f"{filled} {BOX_PLACEHOLDER}"
     return filled.replace(BOX_PLACEHOLDER, REFER if has_box else "").strip()
