@@ -33,7 +33,11 @@ def main(root: Path, number: int) -> None:
 
     scene = groma.perceive(image)
     panels = []
-    for question, boxes in (("what is this <box>?", [box]), ("what color is it?", []), ("what pattern does it have?", [])):
+    for question, boxes in (
+        ("what is this <box>?", [box]),
+        ("what color is it?", []),
+        ("what pattern does it have?", []),
+    ):
         answer = scene.chat(question, boxes=boxes)
         panels.append(draw_grounded(image, answer, boxes_from_user=boxes))
         print("dialogue:", question, "->", answer.raw)

@@ -30,7 +30,8 @@ class Question:
     - ``"ground_all"``: ``text`` is a phrase or category; the answer is every matching box.
     - ``"describe"``: ``box`` is a region; the answer is text.
     - ``"describe_scene"``: the answer is a caption with phrases tied to boxes.
-    - ``"converse"``: ``text`` is a question, ``history`` earlier (question, answer) turns; the answer is text.
+    - ``"converse"``: ``text`` is a question, ``history`` earlier (question, answer) turns; the answer is text. A
+      ``box`` is named ``<box>`` in the text or in the turn of the history that it belongs to.
     - ``"propose"``: nothing is asked; only the proposals are wanted (class-agnostic detection).
 
     ``target`` is the ground truth in the task's own form (never shown to the model): ``{"boxes": [...]}``,
@@ -49,7 +50,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Sample:
-    """An image with its questions. ``image`` may be None where no picture is needed (``width``/``height`` in pixels)."""
+    """An image with its questions. ``image`` may be None where no picture is needed (sizes in pixels)."""
 
     image_id: str
     image: Path | None

@@ -57,7 +57,10 @@ def area(boxes: Tensor) -> Tensor:
 
 
 def iou_matrix(a: Tensor, b: Tensor) -> Tensor:
-    """Pairwise IoU of xyxy boxes ``(..., n, 4)`` and ``(..., m, 4)`` of one frame: ``(..., n, m)``; 0 where the union is empty."""
+    """Pairwise IoU of xyxy boxes ``(..., n, 4)`` and ``(..., m, 4)`` of one frame: ``(..., n, m)``.
+
+    It is 0 where the union is empty.
+    """
     return _iou_union_hull(a[..., :, None, :], b[..., None, :, :])[0]
 
 

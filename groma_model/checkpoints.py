@@ -99,7 +99,8 @@ def load_checkpoint(
         raise ValueError(f"{folder}/config.json, line {error.lineno}: not JSON ({error.msg})") from None
     if values.get("model_type") != GromaConfig.model_type or "vision_config" not in values:
         raise ValueError(
-            f"{folder} is a checkpoint of another kind (model_type {values.get('model_type')!r}), not a Groma of this project"
+            f"{folder} is a checkpoint of another kind (model_type {values.get('model_type')!r}), "
+            "not a Groma of this project"
         )
     if isinstance(dtype, str):
         dtype = getattr(torch, dtype)
@@ -122,7 +123,9 @@ def save_checkpoint(
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {
-        stored_name(name): tensor.detach().to("cpu", dtype if dtype and tensor.is_floating_point() else tensor.dtype).contiguous()
+        stored_name(name): tensor.detach()
+        .to("cpu", dtype if dtype and tensor.is_floating_point() else tensor.dtype)
+        .contiguous()
         for name, tensor in model.state_dict().items()
     }
     save_file(tensors, folder / "model.safetensors.new", metadata={"format": "pt"})

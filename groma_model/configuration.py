@@ -167,7 +167,9 @@ def _choice(name: str, value: str, *allowed: str) -> str:
     return value
 
 
-def _sub_config(given: dict[str, Any] | PretrainedConfig | None, default_type: str, **defaults: Any) -> PretrainedConfig:
+def _sub_config(
+    given: dict[str, Any] | PretrainedConfig | None, default_type: str, **defaults: Any
+) -> PretrainedConfig:
     if isinstance(given, PretrainedConfig):
         return given
     values = dict(given) if given is not None else defaults
@@ -180,11 +182,11 @@ _PRESETS: dict[str, dict[str, Any]] = {
         vision_config=dict(model_type="dinov2", hidden_size=160, num_hidden_layers=5, num_attention_heads=5,
                            image_size=192, patch_size=16, layerscale_value=1.0),
         llm_config=dict(model_type="llama", vocab_size=512, hidden_size=192, intermediate_size=512,
-                        num_hidden_layers=5, num_attention_heads=6, num_key_value_heads=6,
+                        num_hidden_layers=5, num_attention_heads=6, num_key_value_heads=6, initializer_range=0.04,
                         max_position_embeddings=2048, rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2),
         image_size=192, proposer_dim=128, proposer_heads=8, proposer_ffn_dim=256, proposer_encoder_layers=1,
         proposer_decoder_layers=2, num_queries=30, proposer_box_head_dim=128, proposer_dropout=0.0, anchor_size=0.2,
-        score_threshold=0.3, max_regions=30, region_scales=(2, 1, 1), region_fuse_convs=1, region_norm_groups=16,
+        score_threshold=0.15, max_regions=30, region_scales=(2, 1, 1), region_fuse_convs=1, region_norm_groups=16,
         roi_size=4, region_dim=256, region_box_dim=128, prompt_template="brief",
         pointer_head=True, pointer_dim=128,
     ),
@@ -192,11 +194,11 @@ _PRESETS: dict[str, dict[str, Any]] = {
         vision_config=dict(model_type="dinov2", hidden_size=96, num_hidden_layers=4, num_attention_heads=3,
                            image_size=128, patch_size=16, layerscale_value=1.0),
         llm_config=dict(model_type="llama", vocab_size=512, hidden_size=128, intermediate_size=352,
-                        num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=4,
+                        num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=4, initializer_range=0.04,
                         max_position_embeddings=2048, rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2),
         image_size=128, proposer_dim=64, proposer_heads=4, proposer_ffn_dim=128, proposer_encoder_layers=1,
         proposer_decoder_layers=2, num_queries=30, proposer_box_head_dim=64, proposer_dropout=0.0, anchor_size=0.2,
-        score_threshold=0.3, max_regions=30, region_scales=(2, 1, 1), region_fuse_convs=1, region_norm_groups=8,
+        score_threshold=0.15, max_regions=30, region_scales=(2, 1, 1), region_fuse_convs=1, region_norm_groups=8,
         roi_size=4, region_dim=128, region_box_dim=64, prompt_template="brief",
         pointer_head=True, pointer_dim=64,
     ),

@@ -25,7 +25,7 @@ from PIL import Image
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from groma_model.boxes import iou_matrix
+from groma_model.boxes import clip, iou_matrix
 from groma_model.checkpoints import load_checkpoint, resolve_checkpoint
 from groma_model.configuration import GromaConfig
 from groma_model.grounded_text import Box, GroundedText, parse
@@ -82,13 +82,16 @@ class Answer:
 
 @dataclass
 class Scene:
-    """A perceived image. ``boxes`` (R, 4) and ``objectness`` (R,) on the CPU, best first."""
+    """A perceived image, on the CPU what users read: ``boxes`` (R, 4) and ``objectness`` (R,) of the regions that text
+    can point at, ``proposals`` (Q, 4) and ``proposal_scores`` (Q,) of all proposals before selection; best first."""
 
     groma: Groma
     width: int
     height: int
     boxes: Tensor
     objectness: Tensor
+    proposals: Tensor
+    proposal_scores: Tensor
     hidden_states: list[Tensor]  # (1, N, C) each
     image_tokens: Tensor  # (M, H)
     region_tokens: Tensor  # (R, H)
@@ -170,7 +173,7 @@ class Groma:
         if device is None:
             device = "cuda" if torch.cuda.is_available() else "cpu"
         digest = hashlib.sha256()
-        for path in sorted(folder.glob("*.safetensors")) + [folder / "config.json"]:
+        for path in [*sorted(folder.glob("*.safetensors")), folder / "config.json"]:
             digest.update(path.read_bytes())
         return cls(model.to(device), processor, digest.hexdigest())
 
@@ -197,6 +200,7 @@ class Groma:
         perception = self.model.perceive(pixels)
         scenes = []
         for i, (image, selection) in enumerate(zip(images, perception.selections, strict=True)):
+            ranked = perception.proposals.score[i].float().cpu().sort(descending=True, stable=True)
             scenes.append(
                 Scene(
                     self,
@@ -204,6 +208,8 @@ class Groma:
                     image.height,
                     selection.boxes.float().cpu(),
                     selection.scores.float().cpu(),
+                    clip(perception.proposals.boxes[i].float().cpu()[ranked.indices]),
+                    ranked.values,
                     [state[i : i + 1] for state in perception.hidden_states],
                     perception.image_tokens[i],
                     perception.region_tokens[i],

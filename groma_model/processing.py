@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -192,7 +192,7 @@ class GromaProcessor:
         return cls(PreTrainedTokenizerFast.from_pretrained(folder), config)
 
 
-def train_tokenizer(corpus: Sequence[str], config: GromaConfig) -> PreTrainedTokenizerFast:
+def train_tokenizer(corpus: Iterable[str], config: GromaConfig) -> PreTrainedTokenizerFast:
     """A byte-level BPE of exactly ``llm_config.vocab_size`` ids for a language model without a tokenizer of its own.
 
     Byte-level, so that any question can be asked; lower-cased; words of the corpus become single tokens while the

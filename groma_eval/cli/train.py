@@ -1,4 +1,4 @@
-"""``groma-train``: the three training stages, and the whole of groma-tiny from scratch. Here training meets evaluation."""
+"""``groma-train``: the three training stages, and groma-tiny from scratch. Here training meets evaluation."""
 
 from __future__ import annotations
 
@@ -74,8 +74,7 @@ def run_stage(args: argparse.Namespace) -> dict[str, float]:
         config = preset(recipe.preset or "tiny", **recipe.overrides)
         template = TEMPLATES[config.prompt_template]
         images = read_training_images(args.data, "train", template, ("rec", "grounding", "caption", "scene", "vqa"))
-        texts = [template.prefix(), template.question(""), *corpus(images)]
-        processor = GromaProcessor(train_tokenizer(texts, config), config)
+        processor = GromaProcessor(train_tokenizer(corpus(images, template), config), config)
         model = GromaForConditionalGeneration(config)
         if recipe.stage == "detect":
             for item in images:
@@ -93,13 +92,14 @@ def held_out(stage: str, data_root: Path, images: int) -> Any:
 
     from groma_eval.models.groma import GromaAdapter
     from groma_eval.run import evaluate
-
     from groma_model.generation import Groma
 
     def callback(model: Any, processor: Any, step: int) -> dict[str, float]:
         adapter = GromaAdapter(Groma(model, processor, f"step-{step}"), "held-out")
         with tempfile.TemporaryDirectory() as folder:
-            result = evaluate(adapter, list(HELD_OUT[stage]), out=folder, data_root=data_root, limit=images, progress=False)
+            result = evaluate(
+                adapter, list(HELD_OUT[stage]), out=folder, data_root=data_root, limit=images, progress=False
+            )
         return {
             f"{name}/{metric}": round(value, 2)
             for name, entry in result.metrics.items()

@@ -88,10 +88,17 @@ class GromaAdapter:
             answers = self.groma.answer(scenes, queries, max_new_tokens=decoding.max_new_tokens)
         for (sample, _), scene, questions, given in zip(opened, scenes, asked, answers, strict=True):
             found = {q.id: _prediction(q, answer) for q, answer in zip(questions, given, strict=True)}
-            proposals = [_box(box) for box in scene.boxes.tolist()]
-            objectness = [float(score) for score in scene.objectness.tolist()]
+            proposals, objectness = _regions(sample, scene)
             predictions = [found.get(question.id) or Prediction(question.id) for question in sample.questions]
             yield ImageAnswer(sample.image_id, predictions, proposals, objectness)
+
+
+def _regions(sample: Sample, scene: Any) -> tuple[list[Box], list[float]]:
+    """The regions that answers may point at; where only proposals are asked for, all of them before selection."""
+    only_proposals = all(question.kind == "propose" for question in sample.questions)
+    boxes = scene.proposals if only_proposals else scene.boxes
+    scores = scene.proposal_scores if only_proposals else scene.objectness
+    return [_box(box) for box in boxes.tolist()], [float(score) for score in scores.tolist()]
 
 
 def open_image(path: Path | None) -> Image:
@@ -126,9 +133,17 @@ def printed_size(parameters: int) -> str:
 
 
 def _query(question: Question) -> Any:
-    from groma_model.generation import Query
+    from groma_model.generation import Exchange, Query
+    from groma_model.processing import BOX_PLACEHOLDER
 
-    return Query(kind=question.kind, text=question.text, box=question.box, history=question.history)
+    # The question's one box belongs to the turn that names it: the question itself, else the latest earlier one.
+    history, box = list(question.history), question.box
+    if box is not None and BOX_PLACEHOLDER not in (question.text or ""):
+        named = [i for i, (asked, _) in enumerate(history) if BOX_PLACEHOLDER in asked]
+        if named:
+            history[named[-1]] = Exchange(*history[named[-1]], box)
+            box = None
+    return Query(kind=question.kind, text=question.text, box=box, history=tuple(history))
 
 
 def _prediction(question: Question, answer: Any) -> Prediction:

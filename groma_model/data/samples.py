@@ -156,13 +156,14 @@ def _read_region_captions(
         item.dialogues["caption"].append((DialogueTurn(question, captions[0], box),))
 
 
-def corpus(images: Iterable[TrainingImage]) -> Iterable[str]:
-    """All text of the dialogues, for a tokenizer."""
+def corpus(images: Iterable[TrainingImage], template: PromptTemplate) -> Iterable[str]:
+    """All text as the model will see it, for a tokenizer: each image's prefix, each turn with its template."""
     for item in images:
+        yield template.prefix()
         for dialogues in item.dialogues.values():
             for turns in dialogues:
                 for turn in turns:
-                    yield turn.question
+                    yield template.question(turn.question)
                     yield turn.answer
 
 

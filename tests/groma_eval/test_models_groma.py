@@ -30,7 +30,17 @@ class FakeGroma:
     def perceive_batch(self, images):
         self.perceived.append([image.size for image in images])
         boxes = torch.tensor(BOXES)
-        return [SimpleNamespace(boxes=boxes, objectness=torch.tensor([0.9, 0.8]), size=i.size) for i in images]
+        every = torch.cat([boxes, torch.tensor([[0.0, 0.0, 1.0, 1.0]])])
+        return [
+            SimpleNamespace(
+                boxes=boxes,
+                objectness=torch.tensor([0.9, 0.8]),
+                proposals=every,
+                proposal_scores=torch.tensor([0.9, 0.8, 0.1]),
+                size=i.size,
+            )
+            for i in images
+        ]
 
     def answer(self, scenes, queries, max_new_tokens):
         assert len(scenes) == len(queries)
@@ -102,7 +112,7 @@ def test_an_image_is_perceived_once_and_asked_all(groma, pictures):
 
 def test_proposals_alone_run_no_language_model(groma, pictures):
     found = answers(GromaAdapter(groma, "fake"), sample(pictures / "a.png", Question("1", "propose")))
-    assert found["a.png"].proposals == BOXES
+    assert found["a.png"].proposals == [*BOXES, (0.0, 0.0, 1.0, 1.0)]  # also those that selection drops
     assert found["a.png"].predictions[0].status == "ok"
     assert groma.asked == []
 

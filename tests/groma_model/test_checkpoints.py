@@ -46,7 +46,7 @@ def test_a_checkpoint_of_another_kind_is_named(folder):
 
 def test_sizes_that_do_not_fit(folder):
     _edit(folder, region_dim=48)
-    with pytest.raises(ValueError, match="does not fit its config.json"):
+    with pytest.raises(ValueError, match=r"does not fit its config\.json"):
         Groma.from_pretrained(folder)
 
 
@@ -69,7 +69,7 @@ def test_a_truncated_file(folder):
 
 def test_a_tokenizer_of_another_model(folder):
     _edit(folder, max_regions=20)
-    with pytest.raises(ValueError, match="do not belong together|does not fit"):
+    with pytest.raises(ValueError, match=r"do not belong together|does not fit"):
         Groma.from_pretrained(folder)
     _edit(folder, llm_config={**json.loads((folder / "config.json").read_text())["llm_config"], "vocab_size": 500})
     with pytest.raises(ValueError, match="do not belong together"):

@@ -21,8 +21,11 @@ LANGUAGE = ("projector", "region_encoder", "llm", "new_token_embeddings", "new_t
 
 
 def detect(**changes) -> Recipe:
-    values = dict(stage="detect", steps=4, batch_size=4, lr=1e-3, trainable=("vision_encoder", "proposer", "region_encoder"),
-                  warmup=1, save_every=2, loss={"source": "both", "attribute_weight": 1.0, "box_jitter": 0.05})  # fmt: skip
+    trainable = ("vision_encoder", "proposer", "region_encoder")
+    loss = {"source": "both", "attribute_weight": 1.0, "box_jitter": 0.05}
+    values = dict(
+        stage="detect", steps=4, batch_size=4, lr=1e-3, trainable=trainable, warmup=1, save_every=2, loss=loss
+    )
     return Recipe(**(values | changes))
 
 
@@ -46,15 +49,17 @@ def folder(tmp_path_factory):
         images.append({"id": i, "file_name": name, "width": 96, "height": 96})
         for j, box in enumerate(([10, 12, 30, 30], [50, 40, 40, 24])):
             attributes = {"shape": ["circle", "star"][(i + j) % 2], "colour": ["red", "blue"][j]}
-            objects.append({"id": len(objects) + 1, "image_id": i, "bbox": box, "category_id": 1 + j, "area": 1, "iscrowd": 0,
-                            "attributes": attributes})  # fmt: skip
-            rec.append({"img_id": f"train_{i:06d}_{j}", "sents": "the red circle", "bbox": box, "width": 96, "height": 96})
+            row = {"id": len(objects) + 1, "image_id": i, "bbox": box, "category_id": 1 + j, "area": 1, "iscrowd": 0}
+            objects.append({**row, "attributes": attributes})
+            rec.append(
+                {"img_id": f"train_{i:06d}_{j}", "sents": "the red circle", "bbox": box, "width": 96, "height": 96}
+            )
         captions.append({"id": i, "file_name": name, "captions": ["a small red circle"]})
         regions.append({"id": i, "image_id": i, "bbox": [10, 12, 30, 30]})
         phrase = {"start": 0, "end": 12, "phrase": "a red circle", "boxes": [[10, 12, 40, 42], [50, 40, 90, 64]]}
         scenes.append({"image": name, "caption": "a red circle is left", "phrases": [phrase]})
-        vqa.append({"image": name, "text": "what color is it?", "answer": "red", "history": [["what is <box>?", "a circle"]],
-                    "box": [10, 12, 40, 42], "evidence": [[[10, 12, 40, 42]]]})  # fmt: skip
+        question = {"image": name, "text": "what color is it?", "answer": "red", "box": [10, 12, 40, 42]}
+        vqa.append({**question, "history": [["what is <box>?", "a circle"]], "evidence": [[[10, 12, 40, 42]]]})
     categories = [{"id": 1, "name": "red_circle"}, {"id": 2, "name": "blue star"}]
     base = {"images": images, "annotations": objects, "categories": categories}
     (notes / "instances_train.json").write_text(json.dumps(base))
@@ -84,8 +89,10 @@ def test_files_become_dialogues(images):
     assert scene.answer == "<p>a red circle</p><roi><ground_box><ground_box></roi> is left"
     assert len(scene.ground_boxes) == 2
     first, second = item.dialogues["vqa"][0]
-    assert "<refer_box>" in first.question and first.refer_box == second.ground_boxes[0]
-    assert second.refer_box is None and second.answer == "<roi><ground_box></roi> red"
+    assert "<refer_box>" in first.question
+    assert first.refer_box == second.ground_boxes[0]
+    assert second.refer_box is None
+    assert second.answer == "<roi><ground_box></roi> red"
     queries = {turn.question for (turn,) in item.dialogues["grounding"]}
     assert queries == {"locate all <p>red circle</p>", "locate all <p>blue star</p>"}
 
@@ -122,7 +129,15 @@ def test_a_run_stopped_and_continued_equals_an_uninterrupted_one(images, tmp_pat
 
     interrupted, _ = fresh()
     with pytest.raises(Stop):  # after the save at step 2
-        train(interrupted, processor, images, recipe_with(recipe, evaluate_every=2), tmp_path / "part", stop, progress=False)
+        train(
+            interrupted,
+            processor,
+            images,
+            recipe_with(recipe, evaluate_every=2),
+            tmp_path / "part",
+            stop,
+            progress=False,
+        )
     (tmp_path / "part" / "recipe.json").write_text((tmp_path / "whole" / "recipe.json").read_text())
     continued, _ = fresh()
     train(continued, processor, images, recipe, tmp_path / "part", progress=False)
@@ -171,8 +186,10 @@ def test_batches_are_the_same_for_any_number_of_processes():
 def test_learning_rate_warms_up_and_decays():
     recipe = align(steps=100, warmup=10)
     rates = [learning_rate(step, recipe) for step in range(101)]
-    assert rates[0] == pytest.approx(0.1) and rates[9] == pytest.approx(1.0)
-    assert rates[55] == pytest.approx(0.5) and rates[100] == pytest.approx(0.0, abs=1e-9)
+    assert rates[0] == pytest.approx(0.1)
+    assert rates[9] == pytest.approx(1.0)
+    assert rates[55] == pytest.approx(0.5)
+    assert rates[100] == pytest.approx(0.0, abs=1e-9)
 
 
 def test_recipes_say_what_is_wrong(tmp_path):

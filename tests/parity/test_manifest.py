@@ -27,7 +27,10 @@ def test_every_released_tensor_has_one_of_ours(shared):
         reached.setdefault(target, []).append(name)
     assert set(reached) == set(ours)
     shared_names = {t: n for t, n in reached.items() if len(n) > 1}
-    assert all(len(n) == 2 and {x.replace("decoder.", "") for x in n} == {n[0].replace("decoder.", "")} for n in shared_names.values())
+    assert all(
+        len(n) == 2 and {x.replace("decoder.", "") for x in n} == {n[0].replace("decoder.", "")}
+        for n in shared_names.values()
+    )
     assert len(released) - len(shared_names) == len(ours)
     assert sum(p.numel() for p in model.parameters()) == manifest["n_params"] == 7_377_311_657
 
