@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
         one.add_argument("--batch-size", type=int, help="instead of the recipe's")
     tiny = commands.add_parser("tiny", help="train groma-tiny from scratch: data, three stages, export")
     _common(tiny)
-    tiny.add_argument("--recipes", type=Path, default=None, help="folder with tiny-*.yaml (default: recipes/)")
+    tiny.add_argument("--recipes", type=Path, default=None, help="folder with tiny-*.yaml (default: the bundled ones)")
     return parser
 
 
@@ -129,10 +129,11 @@ def run_tiny(args: argparse.Namespace) -> int:
     """Data, the three stages one after the other, and the half-precision export; continues where it stopped."""
     import torch
 
+    import groma_model.recipes
     from groma_eval.benchmarks.shapes.prepare import prepare
     from groma_model.checkpoints import load_checkpoint, save_checkpoint
 
-    recipes = args.recipes or Path(__file__).resolve().parents[2] / "recipes"
+    recipes = args.recipes or Path(groma_model.recipes.__file__).parent
     seed = 0 if args.seed is None else args.seed
     prepare(args.data.parent, workers=args.processes)
     previous: Path | None = None

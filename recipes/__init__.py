@@ -1,0 +1,1 @@
+"""Training recipes as YAML files; installed as ``groma_model.recipes``."""
