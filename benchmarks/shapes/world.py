@@ -50,8 +50,8 @@ _WEIGHTS = tuple(round(1_000_000 * (rank + 3) ** -1.2) for rank in range(96))
 def frequency(rank: int) -> str:
     """LVIS frequency group of the category of this rank: f(requent), c(ommon), r(are).
 
-    Fixed by rank, which is the order of expected training images: in the default 24,000 training scenes the three
-    groups lie above about 1,200, between 500 and 1,200, and below 500 images.
+    Fixed by rank, which is the order of expected training images, so that any split can be written alone. Measured in
+    the default 24,000 training scenes (seed 0): f 1,001 to 8,591 images, c 364 to 954, r 204 to 383.
     """
     return "f" if rank < 24 else "c" if rank < 56 else "r"
 

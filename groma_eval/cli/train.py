@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from groma_eval.core import HarnessError
+from groma_eval.curves import draw_curves
 
 STAGES = ("detect", "align", "instruct")
 #: Benchmarks (on the validation split) that a stage is watched with.
@@ -37,6 +38,9 @@ def build_parser() -> argparse.ArgumentParser:
     tiny = commands.add_parser("tiny", help="train groma-tiny from scratch: data, three stages, export")
     _common(tiny)
     tiny.add_argument("--recipes", type=Path, default=None, help="folder with tiny-*.yaml (default: the bundled ones)")
+    curves = commands.add_parser("curves", help="plot a run's loss and accuracy curves")
+    curves.add_argument("run", type=Path, help="a folder with detect/, align/, instruct/")
+    curves.add_argument("--save", type=Path, required=True, help="PNG file")
     return parser
 
 
@@ -169,6 +173,9 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.command == "tiny":
             return run_tiny(args)
+        if args.command == "curves":
+            draw_curves(args.run, args.save)
+            return 0
         if args.processes > 1 and "LOCAL_RANK" not in os.environ:
             return launch(argv, args.processes)
         run_stage(args)
