@@ -12,10 +12,9 @@ key/value cache of the shared prompt prefix. Boxes are xyxy, normalised to the o
 
 from __future__ import annotations
 
-import copy
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -46,6 +45,10 @@ class Exchange(NamedTuple):
     answer: str
     box: Box | None = None
     regions: tuple[Box, ...] = ()
+
+
+#: Most memory that the key/value caches of questions decoded together may take.
+CACHE_BYTES = 2 << 30
 
 
 @dataclass(frozen=True)
@@ -140,14 +143,25 @@ class Scene:
 
 @dataclass
 class _Prefix:
-    """The prefilled prefix for one list of regions: cache, features (1, M + R, H), pointer keys (R, d)."""
+    """The prefilled prefix for one list of regions: cache, image tokens (M, H), region tokens (R, H), keys (R, d)."""
 
     length: int
     cache: DynamicCache
-    features: Tensor
+    image_tokens: Tensor
+    region_tokens: Tensor
     pointer_keys: Tensor | None
     boxes: list[Box]
     user_index: list[int]
+
+
+@dataclass
+class _Job:
+    """One question: its prefix, its ids behind it, the region of each referral, and the rendered prompt."""
+
+    prefix: _Prefix
+    ids: list[int]
+    refer: list[int]
+    prompt: str
 
 
 class Groma:
@@ -223,32 +237,45 @@ class Groma:
     ) -> list[list[Answer]]:
         """Answer every question about every scene, greedily.
 
-        Questions that share their list of regions share the prefix's cache and are decoded together; a user's box
-        that is not among the regions makes a list of its own.
+        Questions that share their list of regions share the prefix's cache; a user's box that is not among the regions
+        makes a list of its own. All questions, of all scenes, are decoded together as far as memory allows.
         """
-        return [
-            self._answer_scene(scene, list(asked), max_new_tokens) for scene, asked in zip(scenes, queries, strict=True)
-        ]
-
-    def _answer_scene(self, scene: Scene, queries: list[Query], max_new_tokens: int) -> list[Answer]:
-        answers: list[Answer | None] = [None] * len(queries)
-        groups: dict[tuple[Box, ...], list[int]] = {}
-        for i, query in enumerate(queries):
-            groups.setdefault(query.boxes(), []).append(i)
-        for boxes, members in groups.items():
-            prefix = self._prefix(scene, boxes)
-            asked = [self._encode(queries[i], prefix) for i in members]
-            self._check_length(prefix.length + max(len(ids) for ids, _, _ in asked) + max_new_tokens)
-            decoded = self._decode(prefix, [(ids, refer) for ids, refer, _ in asked], max_new_tokens)
-            for i, (ids, confidences), (_, _, prompt) in zip(members, decoded, asked, strict=True):
+        jobs: list[_Job] = []
+        for scene, asked in zip(scenes, queries, strict=True):
+            prefixes: dict[tuple[Box, ...], _Prefix] = {}
+            for query in asked:
+                boxes = query.boxes()
+                if boxes not in prefixes:
+                    prefixes[boxes] = self._prefix(scene, boxes)
+                jobs.append(_Job(prefixes[boxes], *self._encode(query, prefixes[boxes])))
+        answers = []
+        for chunk in self._chunks(jobs, max_new_tokens):
+            for job, (ids, confidences) in zip(chunk, self._decode(chunk, max_new_tokens), strict=True):
                 raw = self.processor.decode(ids).strip()
-                answers[i] = Answer(raw, parse(raw, prefix.boxes, confidences), prompt, tuple(prefix.boxes))
-        return [a for a in answers if a is not None]
+                regions = tuple(job.prefix.boxes)
+                answers.append(Answer(raw, parse(raw, regions, confidences), job.prompt, regions))
+        remaining = iter(answers)
+        return [[next(remaining) for _ in asked] for asked in queries]
 
-    def _check_length(self, length: int) -> None:
-        limit = self.config.llm_config.max_position_embeddings
-        if length > limit:
-            raise ValueError(f"the dialogue needs {length} positions, the language model has {limit}: shorten it")
+    def _chunks(self, jobs: list[_Job], max_new_tokens: int) -> Iterator[list[_Job]]:
+        """Questions in order, so many at a time that their caches stay within ``CACHE_BYTES``."""
+        llm = self.config.llm_config
+        width = llm.num_key_value_heads * (llm.hidden_size // llm.num_attention_heads)
+        position = 2 * llm.num_hidden_layers * width * torch.finfo(self.model.dtype).bits // 8
+        chunk: list[_Job] = []
+        longest = 0
+        for job in jobs:
+            length = job.prefix.length + len(job.ids) + max_new_tokens
+            limit = llm.max_position_embeddings
+            if length > limit:
+                raise ValueError(f"the dialogue needs {length} positions, the language model has {limit}: shorten it")
+            longest = max(longest, length)
+            if chunk and (len(chunk) + 1) * longest * position > CACHE_BYTES:
+                yield chunk
+                chunk, longest = [], length
+            chunk.append(job)
+        if chunk:
+            yield chunk
 
     # ------------------------------------------------------------------ prompts
     def _encode(self, query: Query, prefix: _Prefix) -> tuple[list[int], list[int], str]:
@@ -300,71 +327,86 @@ class Groma:
         if model.pointer is not None:
             at_regions = hidden[0, [t for t, token in enumerate(ids) if token == names["<region>"]]]
             keys = model.pointer.keys(at_regions, region_tokens.to(hidden.dtype))
-        return _Prefix(length, cache, features, keys, [tuple(b) for b in boxes.tolist()], user_index)
+        listed = [tuple(b) for b in boxes.tolist()]
+        return _Prefix(length, cache, scene.image_tokens, features[0, count:], keys, listed, user_index)
 
     # ------------------------------------------------------------------ decoding
-    def _decode(
-        self, prefix: _Prefix, asked: Sequence[tuple[list[int], list[int]]], max_new_tokens: int
-    ) -> list[tuple[list[int], list[float]]]:
+    def _decode(self, jobs: Sequence[_Job], max_new_tokens: int) -> list[tuple[list[int], list[float]]]:
         """Greedy ids (without the end) and the probability of each region token among them, for each question.
 
-        Questions of different lengths are padded on the right; padding is never attended to and positions are each
-        question's own, so an answer does not depend on its neighbours.
+        Prefixes and questions of different lengths are padded on the right; padding is never attended to and positions
+        are each question's own, so an answer does not depend on its neighbours.
         """
-        model, processor = self.model, self.processor
-        device, rows = model.device, len(asked)
-        names, count = processor.ids, prefix.features.shape[1] - len(prefix.boxes)
-        lengths = torch.tensor([len(ids) for ids, _ in asked], device=device)
-        longest = int(lengths.max())
-        ids = torch.full((rows, longest), names["[PAD]"], device=device)
-        index = torch.full((rows, longest), -1, device=device)
-        for row, (tokens, refer) in enumerate(asked):
-            ids[row, : len(tokens)] = torch.tensor(tokens, device=device)
-            places = feature_indices(tokens, -1, -1, names["<refer_feat>"], count, refer)
-            index[row, : len(tokens)] = torch.tensor(places, device=device)
-        features = prefix.features.expand(rows, -1, -1)
-        cache = copy.deepcopy(prefix.cache)
-        if rows > 1:
-            cache.batch_repeat_interleave(rows)
+        model, processor, device = self.model, self.processor, self.model.device
+        rows, padding = len(jobs), processor.ids["[PAD]"]
+        prefix_lengths = torch.tensor([job.prefix.length for job in jobs], device=device)
+        lengths = torch.tensor([len(job.ids) for job in jobs], device=device)
+        past, longest = int(prefix_lengths.max()), int(lengths.max())
+        cache, features, keys, regions = self._stack(jobs, past)
+        count = len(jobs[0].prefix.image_tokens)
+        refer_id = processor.ids["<refer_feat>"]
+        places = [feature_indices(job.ids, -1, -1, refer_id, count, job.refer) for job in jobs]
+        ids = torch.tensor([job.ids + [padding] * (longest - len(job.ids)) for job in jobs], device=device)
+        index = torch.tensor([place + [-1] * (longest - len(place)) for place in places], device=device)
         offsets = torch.arange(longest, device=device)
-        known = offsets[None] < lengths[:, None]  # (rows, longest): real question tokens
-        past = torch.ones(rows, 1, longest, prefix.length, dtype=torch.bool, device=device)
-        causal = (offsets[None, :] <= offsets[:, None])[None, None] & known[:, None, None, :]
-        positions = (prefix.length + offsets)[None].expand(rows, -1)
-        embeddings = model.embed(ids, index, features, count)
-        hidden = model.run_llm(embeddings, torch.cat([past, causal], -1), positions, cache)
+        known = offsets < lengths[:, None]  # (rows, longest): real question tokens
+        prefix_known = torch.arange(past, device=device) < prefix_lengths[:, None]
+        causal = (offsets[None, :] <= offsets[:, None]) & known[:, None, :]
+        mask = torch.cat([prefix_known[:, None, :].expand(-1, longest, -1), causal], -1)[:, None]
+        positions = prefix_lengths[:, None] + offsets
+        hidden = model.run_llm(model.embed(ids, index, features, count), mask, positions, cache)
         last = hidden[torch.arange(rows, device=device), lengths - 1]
-        keys = None if prefix.pointer_keys is None else prefix.pointer_keys.expand(rows, -1, -1)
-        regions = torch.full((rows,), len(prefix.boxes), device=device)
-        visible = torch.cat([past[:, 0, 0], known], -1)  # (rows, past + longest)
-        outputs: list[list[int]] = [[] for _ in range(rows)]
-        confidences: list[list[float]] = [[] for _ in range(rows)]
+        visible = torch.cat([prefix_known, known], -1)  # (rows, past + longest)
         running = torch.ones(rows, dtype=torch.bool, device=device)
-        first = model.first_region_id
+        chosen_ids, chosen_probabilities = [], []
         for step in range(max_new_tokens):
             logits = model.logits(last, keys, regions)
             best, chosen = logits.max(-1)
-            probability = (best - logits.logsumexp(-1)).exp()
-            for row in range(rows):
-                if not running[row]:
-                    continue
-                token = int(chosen[row])
-                if token == processor.eos_id:
-                    running[row] = False
-                    continue
-                outputs[row].append(token)
-                if token >= first:
-                    confidences[row].append(float(probability[row]))
+            running = running & (chosen != processor.eos_id) & (chosen != padding)
+            chosen_ids.append(torch.where(running, chosen, padding))
+            chosen_probabilities.append((best - logits.logsumexp(-1)).exp())
             if step + 1 == max_new_tokens or not bool(running.any()):
                 break
             chosen = chosen.unsqueeze(1)
             visible = torch.cat([visible, visible.new_ones(rows, 1)], -1)
             embeddings = model.embed(chosen, torch.full_like(chosen, -1), features, count)
-            hidden = model.run_llm(
-                embeddings, visible[:, None, None, :], (prefix.length + lengths + step)[:, None], cache
-            )
-            last = hidden[:, -1]
-        return list(zip(outputs, confidences, strict=True))
+            position = (prefix_lengths + lengths + step)[:, None]
+            last = model.run_llm(embeddings, visible[:, None, None, :], position, cache)[:, -1]
+        table = torch.stack(chosen_ids, 1).tolist()
+        probabilities = torch.stack(chosen_probabilities, 1).tolist()
+        first = model.first_region_id
+        results = []
+        for tokens, chances in zip(table, probabilities, strict=True):
+            end = tokens.index(padding) if padding in tokens else len(tokens)
+            results.append((tokens[:end], [c for t, c in zip(tokens[:end], chances, strict=False) if t >= first]))
+        return results
+
+    def _stack(self, jobs: Sequence[_Job], past: int) -> tuple[DynamicCache, Tensor, Tensor | None, Tensor]:
+        """The prefixes of several questions as one batch, padded on the right to ``past`` positions.
+
+        Returns the cache, features (rows, M + R, H), pointer keys (rows, R, d) and the number of regions (rows,).
+        """
+        unique = list({id(job.prefix): job.prefix for job in jobs}.values())
+        place = {id(prefix): i for i, prefix in enumerate(unique)}
+        rows = torch.tensor([place[id(job.prefix)] for job in jobs], device=self.model.device)
+        cache = DynamicCache(config=self.config.llm_config)
+        for layer in range(self.config.llm_config.num_hidden_layers):
+            stored = [p.cache.layers[layer] for p in unique]
+            keys = torch.cat([_pad_rows(s.keys, past) for s in stored])[rows]
+            values = torch.cat([_pad_rows(s.values, past) for s in stored])[rows]
+            cache.update(keys, values, layer)
+        most = max(len(p.region_tokens) for p in unique)
+        features = torch.stack([torch.cat([p.image_tokens, _pad_rows(p.region_tokens, most)]) for p in unique])[rows]
+        pointer_keys = None
+        if self.model.pointer is not None:
+            pointer_keys = torch.stack([_pad_rows(p.pointer_keys, most) for p in unique])[rows]
+        counts = torch.tensor([len(job.prefix.boxes) for job in jobs], device=self.model.device)
+        return cache, features, pointer_keys, counts
+
+
+def _pad_rows(tensor: Tensor, length: int) -> Tensor:
+    """Zeros behind the second last dimension up to ``length``."""
+    return torch.nn.functional.pad(tensor, (0, 0, 0, length - tensor.shape[-2]))
 
 
 def _renumber(exchange: Exchange, regions: Sequence[Box]) -> str:
