@@ -7,6 +7,7 @@ relation holds by ``RELATION_GAP`` for the object meant and fails clearly for ev
 
 from __future__ import annotations
 
+from functools import lru_cache
 from itertools import combinations
 
 from .world import Rng, Scene, Thing
@@ -32,13 +33,13 @@ def noun_phrase(description: Description, plural: bool = False) -> str:
     words = [description[name] for name in ATTRIBUTES[:3] if name in description]
     noun = description.get("shape", "object")
     if plural:
-        noun = "crosses" if noun == "cross" else noun + "s"
+        noun += "es" if noun.endswith("ss") else "s"
     return " ".join([*words, noun])
 
 
 def with_article(phrase: str) -> str:
     """``a`` or ``an``."""
-    return f"{'an' if phrase[0] in 'aeiou' else 'a'} {phrase}"
+    return f"{'an' if phrase.startswith((*'aeiou', 'hour')) else 'a'} {phrase}"
 
 
 def at(location: str) -> str:
@@ -51,6 +52,7 @@ def describe(thing: Thing, names: tuple[str, ...]) -> Description:
     return {name: getattr(thing, name) for name in names}
 
 
+@lru_cache(maxsize=128)  # asked again for every expression and question of a scene
 def unique_descriptions(scene: Scene, thing: Thing, names: tuple[str, ...] = ATTRIBUTES) -> list[Description]:
     """Descriptions that fit this object alone, the shortest first."""
     found = []
@@ -93,9 +95,14 @@ def location_expression(scene: Scene, thing: Thing, rng: Rng) -> str | None:
             places = sorted((direction * (t.x, t.y)[axis] for t in alike), reverse=True)
             if places[0] == direction * (thing.x, thing.y)[axis] and places[0] - places[1] >= SUPERLATIVE_GAP:
                 return f"the {word} {noun_phrase(description)}"
-    if sum(t.location == thing.location for t in alike) == 1:
+    if len(alike) > 1 and all(t is thing or _elsewhere(t, thing.location) for t in alike):
         return f"the {noun_phrase(description)} {at(thing.location)}"
     return None
+
+
+def _elsewhere(thing: Thing, location: str) -> bool:
+    """Whether nobody could say that the object is there: "on the left" may also mean the whole left column."""
+    return location not in (thing.location, *thing.location.split())
 
 
 def holds(thing: Thing, anchor: Thing, relation: str) -> float:
@@ -112,6 +119,8 @@ def relation_parts(scene: Scene, thing: Thing, rng: Rng) -> tuple[Description, s
             continue
         description = _partial(thing, rng)
         others = [t for t in matching(scene, description) if t is not thing and t is not anchor]
+        if not others:
+            continue  # the relation would say nothing that the description does not
         for relation in rng.shuffled(tuple(RELATIONS)):
             clear = all(holds(t, anchor, relation) <= -RELATION_GAP / 2 for t in others)
             if holds(thing, anchor, relation) >= RELATION_GAP and clear:

@@ -126,7 +126,7 @@ def _expressions(scene: Scene, rng: Rng, counts: tuple[int, ...]) -> list[dict[s
     rows = []
     for (group, make), count in zip(EXPRESSIONS.items(), counts, strict=True):
         said: set[str] = set()
-        for _ in range(4 * count):
+        for _ in range(12 * count):
             number = rng.below(len(scene.things))
             text = make(scene, scene.things[number], rng)
             if text is None or text in said or len(said) == count:

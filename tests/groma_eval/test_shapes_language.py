@@ -125,3 +125,36 @@ def test_the_vocabulary_is_small_and_closed(world: Path) -> None:
     found = {word for text in texts for word in re.findall(r"<box>|[^\W\d_]+|[^\w\s]", text)}
     assert len(found) < 150
     assert all(word == word.lower() for word in found)
+
+
+def test_location_and_relation_are_needed():
+    """Without the place or relation, at least two objects fit: the words before it are read back over the scene."""
+    from groma_eval.benchmarks.shapes.language import EXPRESSIONS, RELATIONS, SUPERLATIVES, matching
+    from groma_eval.benchmarks.shapes.world import COLOURS, PATTERNS, SHAPES, SIZES, Rng, make_scene
+
+    names = {"colour": COLOURS, "shape": SHAPES, "size": SIZES, "pattern": PATTERNS}
+    ends = (*(f" {r} the " for r in RELATIONS), " at the ", " on the ", " in the ")
+    seen = 0
+    for index in range(1, 60):
+        scene, rng = make_scene(5, "val", index), Rng(5, 9, index)
+        for group in ("location", "relation"):
+            for thing in scene.things:
+                text = EXPRESSIONS[group](scene, thing, rng)
+                if text is None:
+                    continue
+                cut = min([text.index(e) for e in ends if e in text], default=len(text))
+                words = [w for w in text[:cut].split()[1:] if w not in SUPERLATIVES]
+                description = {k: w for w in words for k, values in names.items() if w in values}
+                assert thing in matching(scene, description)
+                assert len(matching(scene, description)) > 1, text
+                seen += 1
+    assert seen > 100
+
+
+def test_plurals_and_articles():
+    from groma_eval.benchmarks.shapes.language import noun_phrase, with_article
+
+    assert noun_phrase({"shape": "hourglass"}, plural=True) == "hourglasses"
+    assert noun_phrase({"shape": "cross", "colour": "red"}, plural=True) == "red crosses"
+    assert noun_phrase({"shape": "star"}, plural=True) == "stars"
+    assert [with_article(w) for w in ("hourglass", "arrow", "heart")] == ["an hourglass", "an arrow", "a heart"]
