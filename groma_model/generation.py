@@ -95,7 +95,7 @@ class Scene:
     objectness: Tensor
     proposals: Tensor
     proposal_scores: Tensor
-    hidden_states: list[Tensor]  # (1, N, C) each
+    region_maps: list[Tensor]  # (1, C, H, W) each
     image_tokens: Tensor  # (M, H)
     region_tokens: Tensor  # (R, H)
     history: list[Exchange | tuple[str, str]] = field(default_factory=list)
@@ -224,7 +224,7 @@ class Groma:
                     selection.scores.float().cpu(),
                     clip(perception.proposals.boxes[i].float().cpu()[ranked.indices]),
                     ranked.values,
-                    [state[i : i + 1] for state in perception.hidden_states],
+                    [level[i : i + 1] for level in perception.region_maps],
                     perception.image_tokens[i],
                     perception.region_tokens[i],
                 )
@@ -307,7 +307,7 @@ class Groma:
             return scene._prefix
         given = torch.tensor(boxes, dtype=torch.float32)
         regions, user_index = _add_boxes(scene, given, self.config)
-        tokens = self.model.encode_regions(scene.hidden_states, [regions.to(self.model.device)])[0]
+        tokens = self.model.encode_regions(scene.region_maps, [regions.to(self.model.device)])[0]
         return self._prefill(scene, regions, tokens, user_index)
 
     def _prefill(self, scene: Scene, boxes: Tensor, region_tokens: Tensor, user_index: list[int]) -> _Prefix:

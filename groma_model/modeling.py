@@ -27,11 +27,11 @@ IGNORE = -100
 class Perception:
     """What is known of a batch of images before any question.
 
-    ``hidden_states``: all states of the image encoder, (B, N, C) each. ``image_tokens``: (B, M, H) in the language
+    ``region_maps``: the region encoder's fused maps, (B, C, H, W) each. ``image_tokens``: (B, M, H) in the language
     model's width. ``selections``: the kept regions of each image. ``region_tokens``: (R_i, H) of each image.
     """
 
-    hidden_states: list[Tensor]
+    region_maps: list[Tensor]
     proposals: ProposerOutput
     selections: list[Selection]
     image_tokens: Tensor
@@ -116,8 +116,9 @@ class GromaForConditionalGeneration(PreTrainedModel):
             user_boxes, ground_boxes: boxes (n_i, 4) xyxy normalised that join the proposals of each image.
         """
         states, proposals, selections = self.propose(pixel_values, user_boxes, ground_boxes)
-        regions = self.encode_regions(states, [s.boxes for s in selections])
-        return Perception(states, proposals, selections, self.image_tokens(states), regions)
+        maps = self.region_encoder.fused_maps(states)
+        regions = self.encode_regions(maps, [s.boxes for s in selections])
+        return Perception(maps, proposals, selections, self.image_tokens(states), regions)
 
     def propose(
         self,
@@ -142,9 +143,9 @@ class GromaForConditionalGeneration(PreTrainedModel):
         tokens = hidden_states[self.config.vision_output_layer]
         return self.projector(merge_tokens(tokens) if self.config.token_merge else tokens)
 
-    def encode_regions(self, hidden_states: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[Tensor]:
-        """Region tokens (R_i, H) of each image for boxes (R_i, 4) xyxy normalised."""
-        flat = self.region_encoder(hidden_states, list(boxes))
+    def encode_regions(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> list[Tensor]:
+        """Region tokens (R_i, H) of each image for boxes (R_i, 4) xyxy normalised, from the images' fused maps."""
+        flat = self.region_encoder.encode(maps, list(boxes))
         return list(flat.split([len(b) for b in boxes]))
 
     # ------------------------------------------------------------------ understand

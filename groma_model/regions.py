@@ -218,7 +218,14 @@ class RegionEncoder(nn.Module):
         Returns:
             (sum of R_i, hidden size of the language model).
         """
-        maps = self.fuse(self.feature_maps(hidden_states))
+        return self.encode(self.fused_maps(hidden_states), boxes)
+
+    def fused_maps(self, hidden_states: Sequence[Tensor]) -> list[Tensor]:
+        """What depends on the picture alone: one fused map a level (B, C, H_l, W_l), finest first."""
+        return self.fuse(self.feature_maps(hidden_states))
+
+    def encode(self, maps: Sequence[Tensor], boxes: Sequence[Tensor]) -> Tensor:
+        """Region embeddings from the fused maps; see :meth:`forward`."""
         flat = torch.cat(list(boxes))
         counts = torch.tensor([len(item) for item in boxes], device=flat.device)
         image_index = torch.repeat_interleave(torch.arange(len(boxes), device=flat.device), counts)

@@ -32,7 +32,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data-root", metavar="DIR", help="where the test scenes are or will be made (default: OUT/data)"
     )
     parser.add_argument(
-        "--limit", type=int, metavar="N", help="only the first N images of each benchmark (marks the rows)"
+        "--limit",
+        type=int,
+        default=100,
+        metavar="N",
+        help="only the first N images of each benchmark, which marks the rows (default: %(default)s; all: 320)",
     )
     parser.add_argument("--batch-size", type=int, default=16, metavar="N", help="images a batch (default: %(default)s)")
 

@@ -121,7 +121,8 @@ class DetectStage(nn.Module):
             losses = detection_loss(proposals, [b.to(device) for b in batch["boxes"]], **self.options)
         result = {"loss": losses["loss"], "detection": losses["loss"].detach()}
         if self.probe is not None:
-            tokens = self.model.encode_regions(states, [b.to(device) for b in batch["moved"]])
+            maps = self.model.region_encoder.fused_maps(states)
+            tokens = self.model.encode_regions(maps, [b.to(device) for b in batch["moved"]])
             loss, accuracies = self.probe(torch.cat(tokens), batch["attributes"])
             result["loss"] = result["loss"] + self.attribute_weight * loss
             result["attributes"] = loss.detach()
@@ -166,7 +167,7 @@ class LanguageStage(nn.Module):
             )
         generator = torch.Generator().manual_seed(batch["order_seed"])
         shuffled = [_shuffle(s, generator) for s in selections]
-        regions = model.encode_regions(states, [s.boxes for s in shuffled])
+        regions = model.encode_regions(model.region_encoder.fused_maps(states), [s.boxes for s in shuffled])
         images = model.image_tokens(states)
         packed = self.pack(batch["dialogues"], shuffled, images.shape[1]).to(device)
         return self.language_loss(packed, images, regions)
