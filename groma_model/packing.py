@@ -17,11 +17,15 @@ from groma_model.modeling import IGNORE
 
 @dataclass
 class Turn:
-    """One question with its answer. ``refer_regions``: region of each ``<refer_feat>`` among the ids, in order."""
+    """One question with its answer.
+
+    ``refer_regions``: region of each ``<refer_feat>`` among the ids, in order. ``weight``: of the answer's loss.
+    """
 
     question: list[int]
     answer: list[int]
     refer_regions: list[int]
+    weight: float = 1.0
 
 
 @dataclass
@@ -94,6 +98,7 @@ def pack(
     for prefix, blocks in zip(prefixes, dialogues, strict=True):
         ids, index = list(prefix), feature_indices(prefix, image_id, region_id, refer_id, num_image_tokens)
         positions, segment, labels = list(range(len(prefix))), [0] * len(prefix), [IGNORE] * len(prefix)
+        weights = [1.0] * len(prefix)
         for number, turns in enumerate(blocks, start=1):
             block: list[int] = []
             block_labels: list[int] = []
@@ -105,11 +110,12 @@ def pack(
                 # position t predicts the id at t + 1: the question's last position predicts the answer's first id
                 block_labels += [IGNORE] * (len(turn.question) - 1) + turn.answer + [IGNORE]
                 block += turn.question + turn.answer
+                weights += [turn.weight] * (len(turn.question) + len(turn.answer))
             ids += block
             labels += block_labels
             positions += range(len(prefix), len(prefix) + len(block))
             segment += [number] * len(block)
-        rows.append((ids, index, positions, segment, labels))
+        rows.append((ids, index, positions, segment, labels, weights))
     length = max(len(r[0]) for r in rows)
     fill = (pad_id, -1, 0, -1, IGNORE)
     tensors = [
@@ -121,7 +127,7 @@ def pack(
         found = [t for t, token in enumerate(prefix) if token == region_id]
         where[b, : len(found)] = torch.tensor(found, dtype=torch.long)
     labels = tensors[4]
-    weights = torch.ones_like(labels, dtype=torch.float32)
+    weights = torch.tensor([row[5] + [1.0] * (length - len(row[5])) for row in rows])
     if first_region_id is not None:
-        weights[labels >= first_region_id] = pointer_weight
+        weights[labels >= first_region_id] *= pointer_weight
     return PackedBatch(*tensors, where, torch.tensor(list(region_counts), dtype=torch.long), weights)

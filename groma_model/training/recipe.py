@@ -17,7 +17,8 @@ class Recipe:
 
     ``tasks`` gives the number of dialogues drawn an image and step, by task. ``loss`` holds the stage's loss options
     (keywords of :func:`groma_model.training.detection_loss.detection_loss` for ``detect``, plus
-    ``attribute_weight``; ``pointer_weight`` for the language stages).
+    ``attribute_weight`` and ``box_jitter``; ``pointer_weight`` of region tokens and ``task_weights`` by task for the
+    language stages).
     """
 
     stage: str

@@ -138,19 +138,24 @@ class LanguageStage(nn.Module):
         self.model, self.processor, self.recipe = model, processor, recipe
         self.frozen_perception = not {"vision_encoder", "proposer"} & set(recipe.trainable)
         self.pointer_weight = float(recipe.loss.get("pointer_weight", 1.0))
+        self.task_weights: dict[str, float] = recipe.loss.get("task_weights", {})
 
     def collate(self, images: Sequence[TrainingImage], rng: random.Random) -> dict[str, Any]:
         """Pictures and the dialogues drawn for this step; text is encoded once the regions are known."""
-        drawn = []
+        drawn, weights = [], []
         for item in images:
             chosen: list[tuple[DialogueTurn, ...]] = []
+            weighed: list[float] = []
             for task, count in self.recipe.tasks.items():
                 pool = item.dialogues.get(task, [])
                 chosen += rng.sample(pool, min(count, len(pool)))
+                weighed += [self.task_weights.get(task, 1.0)] * min(count, len(pool))
             drawn.append(chosen)
+            weights.append(weighed)
         return {
             "pixel_values": load_pixels(self.processor, images),
             "dialogues": drawn,
+            "weights": weights,
             "boxes": [torch.tensor(item.boxes, dtype=torch.float32).view(-1, 4) for item in images],
             "order_seed": rng.getrandbits(62),
         }
@@ -169,24 +174,29 @@ class LanguageStage(nn.Module):
         shuffled = [_shuffle(s, generator) for s in selections]
         regions = model.encode_regions(model.region_encoder.fused_maps(states), [s.boxes for s in shuffled])
         images = model.image_tokens(states)
-        packed = self.pack(batch["dialogues"], shuffled, images.shape[1]).to(device)
+        packed = self.pack(batch["dialogues"], batch["weights"], shuffled, images.shape[1]).to(device)
         return self.language_loss(packed, images, regions)
 
-    def pack(self, dialogues: Sequence[Sequence[Sequence[DialogueTurn]]], selections: Sequence[Selection],
-             num_image_tokens: int) -> PackedBatch:  # fmt: skip
+    def pack(
+        self,
+        dialogues: Sequence[Sequence[Sequence[DialogueTurn]]],
+        weights: Sequence[Sequence[float]],
+        selections: Sequence[Selection],
+        num_image_tokens: int,
+    ) -> PackedBatch:
         """Encode the dialogues with each box's region."""
         processor, ids = self.processor, self.processor.ids
         prefixes, blocks, counts = [], [], []
-        for conversations, selection in zip(dialogues, selections, strict=True):
+        for conversations, weighed, selection in zip(dialogues, weights, selections, strict=True):
             users, grounds = iter(selection.user_index.tolist()), iter(selection.ground_index.tolist())
             encoded = []
-            for conversation in conversations:
+            for conversation, weight in zip(conversations, weighed, strict=True):
                 turns = []
                 for turn in conversation:
                     refer = [next(users)] if turn.refer_box else []
                     answer = _regions_once(turn.answer, [next(grounds) for _ in turn.ground_boxes])
                     question = processor.question_ids(turn.question, refer)
-                    turns.append(Turn(question, processor.answer_ids(*answer), refer))
+                    turns.append(Turn(question, processor.answer_ids(*answer), refer, weight))
                 encoded.append(turns)
             blocks.append(encoded)
             counts.append(len(selection.boxes))

@@ -50,3 +50,11 @@ def test_labels_are_the_answers_and_nothing_else():
     predicted = [i for i, label in enumerate(expected) if label != IGNORE]
     assert [packed.ids[0, i + 1].item() for i in predicted] == [8, 9, 2, 8, 9, 2]
     assert packed.positions[0].tolist() == list(range(14))
+
+
+def test_weights_are_the_turns_times_the_pointers():
+    turns = [[Turn([5, 6], [8, 50, 2], [], 3.0)], [Turn([5, 6], [51, 2], [])]]
+    packed = pack([[1]], [turns], (90, 91, 92), 0, 0, [0], pointer_weight=2.0, first_region_id=50)
+    weighed = packed.weights[0][packed.labels[0] != IGNORE].tolist()
+    assert packed.labels[0][packed.labels[0] != IGNORE].tolist() == [8, 50, 2, 51, 2]
+    assert weighed == [3.0, 6.0, 3.0, 2.0, 1.0]
