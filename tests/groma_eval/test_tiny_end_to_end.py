@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import yaml
+from groma_eval.benchmarks.shapes.prepare import prepare
 
 from groma_eval import evaluate
-from groma_eval.benchmarks.shapes.prepare import prepare
 from groma_eval.cli.train import main
 
 RECIPES = Path(__file__).resolve().parents[2] / "recipes"
