@@ -18,7 +18,7 @@ def main(root: Path, number: int) -> None:
     """Write a grounded caption, a grounded chat and a three-turn dialogue about a user's box."""
     HERE.mkdir(exist_ok=True)
     groma = Groma.from_pretrained("groma-tiny")
-    image = Image.open(root / "shapes" / "images" / "test" / f"test_{number:06d}.png")
+    image = Image.open(root / "shapes" / "images" / "test" / f"shapes_test_{number:06d}.png")
     objects = json.loads((root / "shapes" / "annotations" / "instances_test.json").read_text())["annotations"]
     x, y, w, h = next(o["bbox"] for o in objects if o["image_id"] == number)
     box = (x / image.width, y / image.height, (x + w) / image.width, (y + h) / image.height)

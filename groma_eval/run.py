@@ -32,6 +32,8 @@ from groma_eval.store import (
 from groma_eval.tasks import TASKS
 
 AUTO_BATCH = 16
+#: Digits of a stored metric: finer ones would hold the rounding of float32 arithmetic at one batch size.
+METRIC_DIGITS = 4
 
 
 @dataclass(frozen=True)
@@ -333,7 +335,7 @@ def _score(task: str, samples: Sequence[Sample], records: Mapping[str, Record], 
 
 def _summary(result: TaskResult) -> dict[str, Any]:
     return {
-        "metrics": rounded(result.metrics),
+        "metrics": rounded(result.metrics, METRIC_DIGITS),
         "counts": result.counts,
-        "intervals": rounded(result.intervals),
+        "intervals": rounded(result.intervals, METRIC_DIGITS),
     }

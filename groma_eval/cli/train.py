@@ -131,9 +131,9 @@ def _use_cpu() -> str:
 
 def run_tiny(args: argparse.Namespace) -> int:
     """Data, the three stages one after the other, and the half-precision export; continues where it stopped."""
+    import groma_model.recipes
     import torch
 
-    import groma_model.recipes
     from groma_eval.benchmarks.shapes.prepare import prepare
     from groma_model.checkpoints import load_checkpoint, save_checkpoint
 
