@@ -32,8 +32,6 @@ from groma_eval.store import (
 from groma_eval.tasks import TASKS
 
 AUTO_BATCH = 16
-#: Digits of a stored metric: finer ones would hold the rounding of float32 arithmetic at one batch size.
-METRIC_DIGITS = 4
 
 
 @dataclass(frozen=True)
@@ -335,7 +333,7 @@ def _score(task: str, samples: Sequence[Sample], records: Mapping[str, Record], 
 
 def _summary(result: TaskResult) -> dict[str, Any]:
     return {
-        "metrics": rounded(result.metrics, METRIC_DIGITS),
+        "metrics": rounded(result.metrics),
         "counts": result.counts,
-        "intervals": rounded(result.intervals, METRIC_DIGITS),
+        "intervals": rounded(result.intervals),
     }

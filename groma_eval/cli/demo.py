@@ -34,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--limit",
         type=int,
-        default=100,
+        default=60,
         metavar="N",
         help="only the first N images of each benchmark, which marks the rows (default: %(default)s; all: 320)",
     )
