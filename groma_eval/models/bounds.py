@@ -86,7 +86,6 @@ class ProposalChoice:
         self.info = ModelInfo(
             name, _GROUND, checkpoint=model.info.checkpoint, checkpoint_hash=model.info.checkpoint_hash,
             exposes_regions=True, exposes_confidences=not oracle, oracle=oracle,
-            notes=("looks at the ground truth",) if oracle else (),
         )  # fmt: skip
 
     def answer(

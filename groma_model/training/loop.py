@@ -132,7 +132,8 @@ def train(
     """
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    kwargs = DistributedDataParallelKwargs(find_unused_parameters=True)
+    # Only detection leaves parameters without gradient (the objectness head of the other source, say).
+    kwargs = DistributedDataParallelKwargs(find_unused_parameters=recipe.stage == "detect")
     accelerator = Accelerator(mixed_precision=recipe.precision, kwargs_handlers=[kwargs])
     processes, process = accelerator.num_processes, accelerator.process_index
     if recipe.batch_size % processes:
