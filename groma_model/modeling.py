@@ -15,6 +15,8 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 from transformers.cache_utils import Cache
 
 from groma_model.configuration import GromaConfig
+from groma_model.ops.attention import NAME as ATTENTION
+from groma_model.ops.attention import PackedMask
 from groma_model.proposer import ProposerOutput, RegionProposer
 from groma_model.regions import RegionEncoder, Selection, select_regions_batch
 from groma_model.vision import ImageEncoder, merge_tokens
@@ -84,6 +86,7 @@ class GromaForConditionalGeneration(PreTrainedModel):
         self.proposer = RegionProposer(config)
         self.region_encoder = RegionEncoder(config)
         self.projector = nn.Sequential(nn.Linear(image_width, width), nn.GELU(), nn.Linear(width, width))
+        config.llm_config._attn_implementation = ATTENTION
         self.llm = LlamaForCausalLM(config.llm_config)
         self.new_token_embeddings = nn.Embedding(len(config.new_tokens), width)
         self.new_token_head = nn.Linear(width, len(config.new_tokens), bias=False)
@@ -181,22 +184,25 @@ class GromaForConditionalGeneration(PreTrainedModel):
     def run_llm(
         self,
         embeddings: Tensor,
-        attention_mask: Tensor | None,
+        mask: Tensor | PackedMask,
         position_ids: Tensor,
         cache: Cache | None = None,
     ) -> Tensor:
-        """Last hidden states (B, T, H). ``attention_mask``: boolean (B, 1, T, T + past), True where visible."""
-        if attention_mask is not None:
-            floor = torch.finfo(embeddings.dtype).min
-            attention_mask = torch.zeros_like(attention_mask, dtype=embeddings.dtype).masked_fill(
-                ~attention_mask, floor
-            )
+        """Last hidden states (B, T, H).
+
+        ``mask``: boolean (B, 1, T, T + past), True where visible, or that of packed sequences.
+        """
+        packed = mask if isinstance(mask, PackedMask) else None
+        # Packed sequences ignore the dense mask, but without one the library would build its own.
+        visible = mask if packed is None else torch.ones(1, 1, 1, 1, dtype=torch.bool, device=embeddings.device)
+        floor = torch.finfo(embeddings.dtype).min
         output = self.llm.model(
             inputs_embeds=embeddings,
-            attention_mask=attention_mask,
+            attention_mask=torch.zeros_like(visible, dtype=embeddings.dtype).masked_fill(~visible, floor),
             position_ids=position_ids,
             past_key_values=cache,
             use_cache=cache is not None,
+            packed=packed,
         )
         return output.last_hidden_state
 

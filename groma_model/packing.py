@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from groma_model.modeling import IGNORE
+from groma_model.ops.attention import PackedMask
 
 
 @dataclass
@@ -30,7 +31,10 @@ class Turn:
 
 @dataclass
 class PackedBatch:
-    """Tensors of B packed sequences; T the longest. ``segment``: 0 the prefix, k block k, -1 padding."""
+    """Tensors of B packed sequences: ``prefix_length`` positions of prefix, then rows of ``row_length`` positions.
+
+    A row holds one or more whole blocks. ``segment``: 0 the prefix, k block k, -1 padding.
+    """
 
     ids: Tensor  # (B, T)
     feature_index: Tensor  # (B, T)
@@ -40,20 +44,26 @@ class PackedBatch:
     region_positions: Tensor  # (B, R) where the region tokens stand, 0 where there are fewer
     num_regions: Tensor  # (B,)
     weights: Tensor  # (B, T) loss weight of each label
+    prefix_length: int
+    row_length: int
 
-    def attention_mask(self) -> Tensor:
-        """Boolean (B, 1, T, T), True where visible; padding sees only itself."""
-        seg = self.segment
-        length = seg.shape[1]
-        causal = torch.ones(length, length, dtype=torch.bool, device=seg.device).tril()
-        shared = (seg[:, None, :] == 0) | (seg[:, None, :] == seg[:, :, None])
-        visible = causal & shared & (seg[:, None, :] >= 0)
-        visible |= torch.eye(length, dtype=torch.bool, device=seg.device)
-        return visible.unsqueeze(1)
+    def mask(self, dtype: torch.dtype = torch.float32) -> PackedMask:
+        """What each position sees: the prefix up to itself and its own block up to itself; padding sees itself."""
+        seg, start = self.segment, self.prefix_length
+        index = torch.arange(seg.shape[1], device=seg.device)
+        before = index[:, None] >= index[:start]
+        prefix = (seg[:, None, :start] == 0) & before | (index[:, None] == index[:start])
+        rows = seg[:, start:].unflatten(1, (-1, self.row_length))
+        own = (rows.unsqueeze(-1) == rows.unsqueeze(-2)).tril()
+        own |= torch.eye(self.row_length, dtype=torch.bool, device=seg.device)
+        floor = torch.finfo(dtype).min
+        return PackedMask(*(torch.zeros(m.shape, dtype=dtype, device=m.device).masked_fill(~m, floor).unsqueeze(1)
+                            for m in (prefix, own)))  # fmt: skip
 
     def to(self, device: torch.device | str) -> PackedBatch:
         """The same batch on another device."""
-        return PackedBatch(**{k: v.to(device) for k, v in self.__dict__.items()})
+        moved = {k: v.to(device) if isinstance(v, Tensor) else v for k, v in self.__dict__.items()}
+        return PackedBatch(**moved)
 
 
 def feature_indices(ids: Sequence[int], image_id: int, region_id: int, refer_id: int, num_image_tokens: int,
@@ -94,40 +104,68 @@ def pack(
         pointer_weight: loss weight of region tokens relative to words.
     """
     image_id, region_id, refer_id = placeholder_ids
-    rows = []
+    #: id, feature index, position, segment, label, weight of each position
+    fill = (pad_id, -1, 0, -1, IGNORE, 1.0)
+    prefix_length = max(map(len, prefixes))
+    packed = []
     for prefix, blocks in zip(prefixes, dialogues, strict=True):
-        ids, index = list(prefix), feature_indices(prefix, image_id, region_id, refer_id, num_image_tokens)
-        positions, segment, labels = list(range(len(prefix))), [0] * len(prefix), [IGNORE] * len(prefix)
-        weights = [1.0] * len(prefix)
+        index = feature_indices(prefix, image_id, region_id, refer_id, num_image_tokens)
+        columns = [prefix, index, list(range(len(prefix))), [0] * len(prefix), [IGNORE] * len(prefix)]
+        encoded = []
         for number, turns in enumerate(blocks, start=1):
-            block: list[int] = []
-            block_labels: list[int] = []
+            block: list[list[float]] = [[] for _ in fill]
             for turn in turns:
-                index += feature_indices(
+                size = len(turn.question) + len(turn.answer)
+                block[0] += turn.question + turn.answer
+                block[1] += feature_indices(
                     turn.question, image_id, region_id, refer_id, num_image_tokens, turn.refer_regions
                 )
-                index += [-1] * len(turn.answer)
+                block[1] += [-1] * len(turn.answer)
                 # position t predicts the id at t + 1: the question's last position predicts the answer's first id
-                block_labels += [IGNORE] * (len(turn.question) - 1) + turn.answer + [IGNORE]
-                block += turn.question + turn.answer
-                weights += [turn.weight] * (len(turn.question) + len(turn.answer))
-            ids += block
-            labels += block_labels
-            positions += range(len(prefix), len(prefix) + len(block))
-            segment += [number] * len(block)
-        rows.append((ids, index, positions, segment, labels, weights))
-    length = max(len(r[0]) for r in rows)
-    fill = (pad_id, -1, 0, -1, IGNORE)
-    tensors = [
-        torch.tensor([row[i] + [fill[i]] * (length - len(row[i])) for row in rows], dtype=torch.long) for i in range(5)
-    ]
+                block[4] += [IGNORE] * (len(turn.question) - 1) + turn.answer + [IGNORE]
+                block[5] += [turn.weight] * size
+            block[2] = list(range(len(prefix), len(prefix) + len(block[0])))
+            block[3] = [number] * len(block[0])
+            encoded.append(block)
+        packed.append(([*columns, [1.0] * len(prefix)], encoded))
+    row_length = max((len(block[0]) for _, blocks in packed for block in blocks), default=1)
+    rows = [_fill_rows([len(block[0]) for block in blocks], row_length) for _, blocks in packed]
+    most_rows = max(map(len, rows))
+
+    def column(k: int, dtype: torch.dtype) -> Tensor:
+        result = torch.full((len(packed), prefix_length + most_rows * row_length), fill[k], dtype=dtype)
+        for b, (prefix, blocks) in enumerate(packed):
+            result[b, : len(prefix[k])] = torch.tensor(prefix[k], dtype=dtype)
+            for r, members in enumerate(rows[b]):
+                values = [v for m in members for v in blocks[m][k]]
+                start = prefix_length + r * row_length
+                result[b, start : start + len(values)] = torch.tensor(values, dtype=dtype)
+        return result
+
+    labels, weights = column(4, torch.long), column(5, torch.float32)
     most = max(1, *region_counts)
-    where = torch.zeros(len(rows), most, dtype=torch.long)
+    where = torch.zeros(len(packed), most, dtype=torch.long)
     for b, prefix in enumerate(prefixes):
         found = [t for t, token in enumerate(prefix) if token == region_id]
         where[b, : len(found)] = torch.tensor(found, dtype=torch.long)
-    labels = tensors[4]
-    weights = torch.tensor([row[5] + [1.0] * (length - len(row[5])) for row in rows])
     if first_region_id is not None:
         weights[labels >= first_region_id] *= pointer_weight
-    return PackedBatch(*tensors, where, torch.tensor(list(region_counts), dtype=torch.long), weights)
+    counts = torch.tensor(list(region_counts), dtype=torch.long)
+    return PackedBatch(*(column(k, torch.long) for k in range(4)), labels, where, counts, weights,
+                       prefix_length, row_length)  # fmt: skip
+
+
+def _fill_rows(lengths: Sequence[int], capacity: int) -> list[list[int]]:
+    """Which blocks share a row: first fit, the longest first; within a row in their given order."""
+    rows: list[list[int]] = []
+    free: list[int] = []
+    for block in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        for r, left in enumerate(free):
+            if lengths[block] <= left:
+                rows[r].append(block)
+                free[r] -= lengths[block]
+                break
+        else:
+            rows.append([block])
+            free.append(capacity - lengths[block])
+    return [sorted(members) for members in rows]

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from transformers import CLIPVisionModel, Dinov2Model
 
 from groma_model.configuration import GromaConfig
+from groma_model.ops.attention import NAME as ATTENTION
 
 #: Released checkpoint names -> names inside :class:`ImageEncoder` (regular expression, replacement); the first that
 #: matches applies.
@@ -33,7 +34,7 @@ class ImageEncoder(nn.Module):
         super().__init__()
         self.is_clip = config.vision_config.model_type == "clip_vision_model"
         self.position_interpolation = config.position_interpolation
-        config.vision_config._attn_implementation = "sdpa"
+        config.vision_config._attn_implementation = ATTENTION
         self.model = (CLIPVisionModel if self.is_clip else Dinov2Model)(config.vision_config)
 
     def forward(self, pixel_values: Tensor) -> list[Tensor]:

@@ -19,13 +19,13 @@ from .language import EXPRESSIONS, region_captions, scene_caption
 from .questions import KINDS
 from .world import CATEGORIES, CATEGORY_ID, SIDE, SPLITS, Rng, Scene, Thing, frequency, make_scene
 
-VERSION = 1
+VERSION = 2
 DEFAULT_SPLITS = {"train": 24000, "val": 400, "test": 320}
 #: Items an image by split kind: expressions a group, region captions, questions a type.
 REC_PER_IMAGE = {"train": (3, 2, 2), "held": (2, 1, 1)}
 CAPTIONS_PER_IMAGE = {"train": 8, "held": 2}
 QUESTIONS = {
-    "train": {"attribute": 3, "existence": 2, "counting": 2, "relation": 3, "description": 1},
+    "train": {"attribute": 3, "existence": 2, "counting": 4, "relation": 4, "description": 1},
     "held": {"attribute": 2, "existence": 1, "counting": 1, "relation": 1, "description": 1},
 }
 

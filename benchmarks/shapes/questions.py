@@ -1,4 +1,8 @@
-"""Questions with known answers: attributes, existence, counting, relations, descriptions; some as dialogues."""
+"""Questions with known answers: attributes, existence, counting, relations, descriptions; some as dialogues.
+
+``evidence`` holds groups of objects that an answer rests on, to be pointed at before it is given. A group may be empty:
+"there is none" is found by looking for it, too.
+"""
 
 from __future__ import annotations
 
@@ -76,7 +80,7 @@ def existence(scene: Scene, rng: Rng) -> Row | None:
         wanted[changed] = rng.pick([v for v in VALUES[changed] if v != wanted[changed]])
         if matching(scene, wanted):
             return None
-        return _row("existence", "conversation", f"is there {with_article(noun_phrase(wanted))}?", "no", [])
+        return _row("existence", "conversation", f"is there {with_article(noun_phrase(wanted))}?", "no", [[]])
     return _row("existence", "conversation", f"is there {with_article(noun_phrase(wanted))}?", "yes",
                 [_ordered(matching(scene, wanted))])  # fmt: skip
 
@@ -93,7 +97,7 @@ def counting(scene: Scene, rng: Rng) -> Row | None:
         return None
     number = len(found)
     return _row("counting", "reasoning", f"how many {noun_phrase(wanted, plural=True)} are there?", NUMBERS[number],
-                [found] if found else [], accept=[str(number)])  # fmt: skip
+                [found], accept=[str(number)])  # fmt: skip
 
 
 def relation(scene: Scene, rng: Rng) -> Row | None:
@@ -117,7 +121,7 @@ def relation(scene: Scene, rng: Rng) -> Row | None:
     if known is None or anchor is None or abs(distance) < RELATION_GAP:
         return None
     text = f"is the {noun_phrase(known)} {word} the {noun_phrase(anchor)}?"
-    return _row("relation", "reasoning", text, "yes" if distance > 0 else "no", [[thing], [other]])
+    return _row("relation", "reasoning", text, "yes" if distance > 0 else "no", [[other], [thing] if distance > 0 else []])
 
 
 def description(scene: Scene, rng: Rng) -> Row | None:

@@ -212,7 +212,7 @@ class LanguageStage(nn.Module):
         padded = torch.stack([functional.pad(r, (0, 0, 0, most - len(r))) for r in regions])
         features = torch.cat([images, padded.to(images.dtype)], 1)
         embeddings = model.embed(packed.ids, packed.feature_index, features, images.shape[1])
-        hidden = model.run_llm(embeddings, packed.attention_mask(), packed.positions)
+        hidden = model.run_llm(embeddings, packed.mask(embeddings.dtype), packed.positions)
         rows, columns = (packed.labels != IGNORE).nonzero(as_tuple=True)
         labels = packed.labels[rows, columns]
         keys = None

@@ -30,7 +30,7 @@ def test_a_packed_block_computes_what_it_would_compute_alone():
         features = torch.stack([torch.cat([scenes[i].image_tokens, scenes[i].region_tokens]) for i in which])
         with torch.no_grad():
             embeddings = model.embed(packed.ids, packed.feature_index, features, count)
-            return packed, model.run_llm(embeddings, packed.attention_mask(), packed.positions)
+            return packed, model.run_llm(embeddings, packed.mask(), packed.positions)
 
     packed, together = hidden([0, 1], blocks)
     for image, number in ((0, 1), (0, 2), (1, 1)):
