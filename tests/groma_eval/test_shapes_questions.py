@@ -53,16 +53,16 @@ def answer_of(text: str, things: list[Row], row: Row, it: Row | None) -> tuple[s
     """(answer, what "it" is from here on, evidence) of one turn, worked out from the objects alone."""
     if counted := re.match(r"how many (.+) are there\?", text):
         found = fitting(things, counted[1])
-        return COUNTS[len(found)], None, [found] if found else []
+        return COUNTS[len(found)], None, [found]
     if there := re.match(r"is there (.+)\?", text):
         found = fitting(things, there[1])
-        return "yes" if found else "no", None, [found] if found else []
+        return "yes" if found else "no", None, [found]
     for relation, direction in AWAY.items():
         if compared := re.match(rf"is (the .+) {relation} (the .+)\?", text):
             (one,), (two,) = referred(things, compared[1]), referred(things, compared[2])
             gap = along(one, direction) - along(two, direction)
             assert abs(gap) >= 16, row
-            return "yes" if gap > 0 else "no", None, [[one], [two]]
+            return "yes" if gap > 0 else "no", None, [[two], [one] if gap > 0 else []]
     thing = subject_of(text, things, row, it)
     evidence = [[thing]]
     for relation in AWAY:
