@@ -18,6 +18,17 @@ NEW_TOKENS = (
 )  # fmt: skip
 
 
+#: Settings that reproduce what the released code does and its weights were trained with: (corrected, released).
+#: ``compatibility`` chooses a column; each may also be set by itself.
+QUIRKS: dict[str, tuple[str, str]] = {
+    "position_interpolation": ("size", "scale_factor"),
+    "box_refinement": ("accumulate", "released"),
+    "box_geometry": ("xyxy", "released"),
+    "region_selection": ("given_kept", "released"),
+    "region_order": ("score", "shuffled"),
+}
+
+
 def region_token(index: int) -> str:
     """The proxy token that announces and names region ``index``."""
     return f"<r{index}>"
@@ -33,6 +44,7 @@ class GromaConfig(PretrainedConfig):
         image_size: side in pixels of the square input picture (paper: 448).
         vision_output_layer: index of the hidden state that becomes image tokens (before the final LayerNorm).
         token_merge: concatenate 2x2 neighbouring image tokens before the projector (paper Sec. 3.1).
+        compatibility: ``"none"`` (new models) or ``"released"``: the default of every setting in :data:`QUIRKS`.
         position_interpolation: ``"size"`` (to the exact grid) or ``"scale_factor"`` (transformers 4.32's arithmetic).
         proposer_layers: the number of last hidden states read by the proposer (paper and code: 4).
         proposer_features: ``"mean"`` of those states as one level (released code) or ``"pyramid"`` (paper).
@@ -46,6 +58,11 @@ class GromaConfig(PretrainedConfig):
         objectness_exponents: weights of the (COCO-style, SA-1B-style) objectness in the fused score.
         score_threshold, nms_threshold, max_regions: proposal selection (Sec. 3.2): score above the first, NMS at the
             second, at most so many regions.
+        region_selection: ``"given_kept"``: given boxes always take part; ``"released"``: threshold and cut apply to them
+            as to proposals, and nothing is clipped to the image.
+        region_order: numbering of the regions when answering, ``"score"`` (best first) or ``"shuffled"`` (the released
+            code draws a new permutation every call; here it depends on the number of regions alone, so that a run can
+            be repeated). Training always shuffles.
         region_layers: the number of last hidden states read by the region encoder.
         region_scales: size of each of these maps relative to the patch grid, finest first.
         region_fuse_convs: number of multi-scale fusion steps.
@@ -69,7 +86,8 @@ class GromaConfig(PretrainedConfig):
         image_size: int = 448,
         vision_output_layer: int = -1,
         token_merge: bool = True,
-        position_interpolation: str = "size",
+        compatibility: str = "none",
+        position_interpolation: str | None = None,
         proposer_layers: int = 4,
         proposer_features: str = "mean",
         proposer_dim: int = 256,
@@ -82,7 +100,7 @@ class GromaConfig(PretrainedConfig):
         proposer_box_head_dim: int = 256,
         proposer_dropout: float = 0.1,
         anchor_size: float = 0.05,
-        box_refinement: str = "accumulate",
+        box_refinement: str | None = None,
         objectness_exponents: tuple[float, float] = (0.4, 0.6),
         score_threshold: float = 0.15,
         nms_threshold: float = 0.6,
@@ -95,7 +113,9 @@ class GromaConfig(PretrainedConfig):
         roi_sampling_ratio: int = 2,
         region_dim: int = 1024,
         region_box_dim: int = 256,
-        box_geometry: str = "xyxy",
+        box_geometry: str | None = None,
+        region_selection: str | None = None,
+        region_order: str | None = None,
         prompt_template: str = "llava",
         pointer_head: bool = False,
         pointer_dim: int = 128,
@@ -109,7 +129,6 @@ class GromaConfig(PretrainedConfig):
         self.image_size = image_size
         self.vision_output_layer = vision_output_layer
         self.token_merge = token_merge
-        self.position_interpolation = _choice("position_interpolation", position_interpolation, "size", "scale_factor")
         self.proposer_layers = proposer_layers
         self.proposer_features = _choice("proposer_features", proposer_features, "mean", "pyramid")
         self.proposer_dim = proposer_dim
@@ -122,7 +141,6 @@ class GromaConfig(PretrainedConfig):
         self.proposer_box_head_dim = proposer_box_head_dim
         self.proposer_dropout = proposer_dropout
         self.anchor_size = anchor_size
-        self.box_refinement = _choice("box_refinement", box_refinement, "accumulate", "released")
         self.objectness_exponents = tuple(objectness_exponents)
         self.score_threshold = score_threshold
         self.nms_threshold = nms_threshold
@@ -135,7 +153,14 @@ class GromaConfig(PretrainedConfig):
         self.roi_sampling_ratio = roi_sampling_ratio
         self.region_dim = region_dim
         self.region_box_dim = region_box_dim
-        self.box_geometry = _choice("box_geometry", box_geometry, "xyxy", "released")
+        self.compatibility = _choice("compatibility", compatibility, "none", "released")
+        given = {
+            "position_interpolation": position_interpolation, "box_refinement": box_refinement,
+            "box_geometry": box_geometry, "region_selection": region_selection, "region_order": region_order,
+        }  # fmt: skip
+        for name, choices in QUIRKS.items():
+            value = given[name] if given[name] is not None else choices[compatibility == "released"]
+            setattr(self, name, _choice(name, value, *choices))
         self.prompt_template = prompt_template
         self.pointer_head = pointer_head
         self.pointer_dim = pointer_dim

@@ -31,7 +31,7 @@ from groma_model.grounded_text import Box, GroundedText, parse
 from groma_model.modeling import GromaForConditionalGeneration
 from groma_model.packing import feature_indices
 from groma_model.processing import BOX_PLACEHOLDER, GromaProcessor, render_question
-from groma_model.regions import select_regions
+from groma_model.regions import select_regions, shuffle
 
 
 class Exchange(NamedTuple):
@@ -215,6 +215,9 @@ class Groma:
         scenes = []
         for i, (image, selection) in enumerate(zip(images, perception.selections, strict=True)):
             ranked = perception.proposals.score[i].float().cpu().sort(descending=True, stable=True)
+            proposals = perception.proposals.boxes[i].float().cpu()[ranked.indices]
+            if self.config.region_selection != "released":
+                proposals = clip(proposals)
             scenes.append(
                 Scene(
                     self,
@@ -222,7 +225,7 @@ class Groma:
                     image.height,
                     selection.boxes.float().cpu(),
                     selection.scores.float().cpu(),
-                    clip(perception.proposals.boxes[i].float().cpu()[ranked.indices]),
+                    proposals,
                     ranked.values,
                     [level[i : i + 1] for level in perception.region_maps],
                     perception.image_tokens[i],
@@ -425,5 +428,7 @@ def _renumber(exchange: Exchange, regions: Sequence[Box]) -> str:
 
 def _add_boxes(scene: Scene, given: Tensor, config: GromaConfig) -> tuple[Tensor, list[int]]:
     """The user's boxes join the regions; regions that overlap one too much give way to it."""
-    selection = select_regions(scene.boxes, scene.objectness, config, user_boxes=given)
+    selection = select_regions(scene.proposals, scene.proposal_scores, config, user_boxes=given)
+    if config.region_order == "shuffled":
+        selection = shuffle(selection)
     return selection.boxes, selection.user_index.tolist()

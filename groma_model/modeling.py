@@ -18,7 +18,7 @@ from groma_model.configuration import GromaConfig
 from groma_model.ops.attention import NAME as ATTENTION
 from groma_model.ops.attention import PackedMask
 from groma_model.proposer import ProposerOutput, RegionProposer
-from groma_model.regions import RegionEncoder, Selection, select_regions_batch
+from groma_model.regions import RegionEncoder, Selection, select_regions_batch, shuffle
 from groma_model.vision import ImageEncoder, merge_tokens
 
 #: Label of positions without a training target.
@@ -119,6 +119,8 @@ class GromaForConditionalGeneration(PreTrainedModel):
             user_boxes, ground_boxes: boxes (n_i, 4) xyxy normalised that join the proposals of each image.
         """
         states, proposals, selections = self.propose(pixel_values, user_boxes, ground_boxes)
+        if self.config.region_order == "shuffled":
+            selections = [shuffle(s) for s in selections]
         maps = self.region_encoder.fused_maps(states)
         regions = self.encode_regions(maps, [s.boxes for s in selections])
         return Perception(maps, proposals, selections, self.image_tokens(states), regions)

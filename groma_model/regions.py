@@ -54,12 +54,9 @@ def select_regions(
     user_boxes: Tensor | None = None,
     ground_boxes: Tensor | None = None,
     ground_score: float = 0.2,
-    released: bool = False,
 ) -> Selection:
     """:func:`select_regions_batch` for one image: ``boxes`` (Q, 4), ``scores`` (Q,), given boxes (n, 4) and (m, 4)."""
-    return select_regions_batch(
-        boxes[None], scores[None], config, [user_boxes], [ground_boxes], ground_score, released
-    )[0]
+    return select_regions_batch(boxes[None], scores[None], config, [user_boxes], [ground_boxes], ground_score)[0]
 
 
 @torch.no_grad()
@@ -70,25 +67,24 @@ def select_regions_batch(
     user_boxes: Sequence[Tensor | None] | None = None,
     ground_boxes: Sequence[Tensor | None] | None = None,
     ground_score: float = 0.2,
-    released: bool = False,
 ) -> list[Selection]:
     """Choose each image's regions among proposals, the user's boxes (score 1.0) and, in training, the ground truth.
 
     Proposals scoring strictly above ``config.score_threshold`` (all where that is 0) and all given boxes pass through
     class-agnostic NMS at ``config.nms_threshold``; survivors are ordered by score (equal scores by input order:
     proposals, user, ground truth) and the lowest proposals are cut beyond ``config.max_regions``. If nothing passes,
-    the best candidate is the only region. Each given box is represented by itself or, where something better
-    suppressed it, by the survivor of largest IoU. Boxes are clipped to the image.
+    the best candidate is the only region. With ``config.region_selection`` ``"released"`` the threshold and the cut apply
+    to given boxes as well. Each given box is represented by itself or, where something better
+    suppressed it, by the survivor of largest IoU. Boxes are clipped to the image (not so as released).
 
     Args:
         boxes: (B, Q, 4) xyxy, normalised. scores: (B, Q). user_boxes, ground_boxes: for each image (n, 4) xyxy or None.
         ground_score: the score ground-truth boxes enter with.
-        released: do as the released code: the threshold and the cut apply to given boxes too, nothing is clipped.
 
     Returns:
         One :class:`Selection` an image, float32, on the device of ``boxes``.
     """
-    batch = len(boxes)
+    batch, released = len(boxes), config.region_selection == "released"
     users = _given(user_boxes, boxes)
     grounds = _given(ground_boxes, boxes)
     candidates, ranks, present = _candidates(boxes, scores, users, grounds, ground_score)
@@ -132,6 +128,21 @@ def select_regions_batch(
             )
         )
     return selections
+
+
+def reorder(selection: Selection, order: Tensor) -> Selection:
+    """The same regions, the ``order[i]``-th at place i: (R,) a permutation."""
+    place = torch.argsort(order)
+    return Selection(
+        selection.boxes[order], selection.scores[order], place[selection.user_index], place[selection.ground_index]
+    )
+
+
+def shuffle(selection: Selection) -> Selection:
+    """The same regions in an order that their number alone decides (``region_order`` ``"shuffled"``)."""
+    count = len(selection.boxes)
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(count))
+    return reorder(selection, order.to(selection.boxes.device))
 
 
 def _given(given: Sequence[Tensor | None] | None, like: Tensor) -> list[Tensor]:

@@ -19,7 +19,7 @@ from groma_model.data.samples import DialogueTurn, TrainingImage
 from groma_model.modeling import IGNORE, GromaForConditionalGeneration
 from groma_model.packing import PackedBatch, Turn, pack
 from groma_model.processing import GromaProcessor
-from groma_model.regions import Selection
+from groma_model.regions import Selection, reorder
 from groma_model.training.detection_loss import detection_loss
 from groma_model.training.recipe import Recipe
 
@@ -255,8 +255,4 @@ def _regions_once(answer: str, regions: list[int]) -> tuple[str, list[int]]:
 
 def _shuffle(selection: Selection, generator: torch.Generator) -> Selection:
     """The same regions in random order: numbering must carry no meaning."""
-    order = torch.randperm(len(selection.boxes), generator=generator).to(selection.boxes.device)
-    place = torch.argsort(order)
-    return Selection(
-        selection.boxes[order], selection.scores[order], place[selection.user_index], place[selection.ground_index]
-    )
+    return reorder(selection, torch.randperm(len(selection.boxes), generator=generator).to(selection.boxes.device))

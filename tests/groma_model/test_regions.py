@@ -75,12 +75,13 @@ image = st.tuples(
     st.booleans(),
 )
 def test_selection_is_the_plain_definition(images, threshold, nms_threshold, max_regions, released):
-    cfg = config(score_threshold=threshold, nms_threshold=nms_threshold, max_regions=max_regions)
+    kind = "released" if released else "given_kept"
+    cfg = config(score_threshold=threshold, nms_threshold=nms_threshold, max_regions=max_regions, region_selection=kind)
     boxes = torch.tensor([[row[0] for row in image[0]] for image in images])
     scores = torch.tensor([[row[1] for row in image[0]] for image in images])
     users = [torch.tensor(image[1]).reshape(-1, 4) for image in images]
     grounds = [torch.tensor(image[2]).reshape(-1, 4) for image in images]
-    batch = select_regions_batch(boxes, scores, cfg, users, grounds, released=released)
+    batch = select_regions_batch(boxes, scores, cfg, users, grounds)
     for i, (proposals, given_by_user, truths) in enumerate(images):
         plain_boxes, plain_scores = [row[0] for row in proposals], [row[1] for row in proposals]
         kept, user, ground = plain_selection(plain_boxes, plain_scores, cfg, given_by_user, truths, 0.2, released)
@@ -88,7 +89,7 @@ def test_selection_is_the_plain_definition(images, threshold, nms_threshold, max
         assert torch.equal(batch[i].boxes, everything[kept])
         assert batch[i].user_index.tolist() == user
         assert batch[i].ground_index.tolist() == ground
-        alone = select_regions(boxes[i], scores[i], cfg, users[i], grounds[i], released=released)
+        alone = select_regions(boxes[i], scores[i], cfg, users[i], grounds[i])
         for name in ("boxes", "scores", "user_index", "ground_index"):
             assert torch.equal(getattr(alone, name), getattr(batch[i], name))
 
@@ -124,7 +125,7 @@ def test_ground_box_survives_a_threshold_above_its_score_but_not_as_released():
     scores = torch.tensor([0.9, 0.7, 0.5])
     ours = select_regions(FAR, scores, config(), ground_boxes=truth)
     assert torch.equal(ours.boxes[ours.ground_index], truth)
-    released = select_regions(FAR, scores, config(), ground_boxes=truth, released=True)
+    released = select_regions(FAR, scores, config(region_selection="released"), ground_boxes=truth)
     assert len(released.boxes) == 3
 
 
@@ -140,14 +141,14 @@ def test_the_cut_takes_proposals_before_ground_boxes_but_not_as_released():
     scores = torch.tensor([0.9, 0.7, 0.5])
     ours = select_regions(FAR, scores, config(max_regions=2), ground_boxes=truth)
     assert torch.equal(ours.boxes, torch.cat([FAR[[0]], truth]))
-    released = select_regions(FAR, scores, config(max_regions=2, score_threshold=0.1), None, truth, released=True)
+    released = select_regions(FAR, scores, config(max_regions=2, score_threshold=0.1, region_selection="released"), None, truth)
     assert torch.equal(released.boxes, FAR[[0, 1]])
 
 
 def test_boxes_are_clipped_but_not_as_released():
     outside = torch.tensor([[-0.1, 0.2, 0.3, 1.2]])
     assert select_regions(outside, torch.ones(1), config()).boxes.min() == 0
-    assert torch.equal(select_regions(outside, torch.ones(1), config(), released=True).boxes, outside)
+    assert torch.equal(select_regions(outside, torch.ones(1), config(region_selection="released")).boxes, outside)
 
 
 def test_selection_carries_no_gradient():

@@ -18,7 +18,7 @@ from groma_model.configuration import GromaConfig
 
 
 def small_config(**overrides: Any) -> GromaConfig:
-    """The fixture's sizes with every quirk of the released code switched on; ``overrides`` replace single fields."""
+    """The fixture's sizes with the quirks of the released code but for its shuffle; ``overrides`` replace single fields."""
     fields: dict[str, Any] = dict(
         vision_config=dict(
             model_type="dinov2",
@@ -42,7 +42,8 @@ def small_config(**overrides: Any) -> GromaConfig:
             eos_token_id=2,
         ),
         image_size=448,
-        position_interpolation="scale_factor",
+        compatibility="released",
+        region_order="score",
         proposer_dim=64,
         proposer_heads=8,
         proposer_points=4,
@@ -52,10 +53,8 @@ def small_config(**overrides: Any) -> GromaConfig:
         num_queries=30,
         proposer_box_head_dim=256,
         anchor_size=0.05,
-        box_refinement="released",
         score_threshold=0.15,
         region_dim=1024,
-        box_geometry="released",
     )
     return GromaConfig(**(fields | overrides))
 

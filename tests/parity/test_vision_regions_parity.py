@@ -64,10 +64,10 @@ def test_merged_image_tokens(shared, recorded_states):
 def test_selection(shared):
     recorded = tensors(shared, "03_selection")
     stacked = [torch.stack([recorded[f"{name}.{i}"] for i in (0, 1)]) for name in ("boxes_xyxy", "scores")]
-    batch = select_regions_batch(*stacked, small_config(), released=True)
+    batch = select_regions_batch(*stacked, small_config())
     for i in (0, 1):
         boxes, scores, keep = (recorded[f"{name}.{i}"] for name in ("boxes_xyxy", "scores", "keep_before_randperm"))
-        for selection in (batch[i], select_regions(boxes, scores, small_config(), released=True)):
+        for selection in (batch[i], select_regions(boxes, scores, small_config())):
             assert torch.equal(selection.boxes, boxes[keep])
             assert torch.equal(selection.scores, scores[keep])
             close(xyxy_to_cxcywh(selection.boxes), recorded[f"selected_boxes.{i}"], 1e-6)
