@@ -58,8 +58,8 @@ class GromaConfig(PretrainedConfig):
         objectness_exponents: weights of the (COCO-style, SA-1B-style) objectness in the fused score.
         score_threshold, nms_threshold, max_regions: proposal selection (Sec. 3.2): score above the first, NMS at the
             second, at most so many regions.
-        region_selection: ``"given_kept"``: given boxes always take part; ``"released"``: threshold and cut apply to them
-            as to proposals, and nothing is clipped to the image.
+        region_selection: ``"given_kept"``: given boxes always take part; ``"released"``: threshold and cut apply to
+            them as to proposals, and nothing is clipped to the image.
         region_order: numbering of the regions when answering, ``"score"`` (best first) or ``"shuffled"`` (the released
             code draws a new permutation every call; here it depends on the number of regions alone, so that a run can
             be repeated). Training always shuffles.

@@ -73,9 +73,9 @@ def select_regions_batch(
     Proposals scoring strictly above ``config.score_threshold`` (all where that is 0) and all given boxes pass through
     class-agnostic NMS at ``config.nms_threshold``; survivors are ordered by score (equal scores by input order:
     proposals, user, ground truth) and the lowest proposals are cut beyond ``config.max_regions``. If nothing passes,
-    the best candidate is the only region. With ``config.region_selection`` ``"released"`` the threshold and the cut apply
-    to given boxes as well. Each given box is represented by itself or, where something better
-    suppressed it, by the survivor of largest IoU. Boxes are clipped to the image (not so as released).
+    the best candidate is the only region. Each given box is represented by itself or, where something better
+    suppressed it, by the survivor of largest IoU. Boxes are clipped to the image. With ``config.region_selection``
+    ``"released"`` the threshold and the cut apply to given boxes as well and nothing is clipped.
 
     Args:
         boxes: (B, Q, 4) xyxy, normalised. scores: (B, Q). user_boxes, ground_boxes: for each image (n, 4) xyxy or None.

@@ -121,7 +121,8 @@ def relation(scene: Scene, rng: Rng) -> Row | None:
     if known is None or anchor is None or abs(distance) < RELATION_GAP:
         return None
     text = f"is the {noun_phrase(known)} {word} the {noun_phrase(anchor)}?"
-    return _row("relation", "reasoning", text, "yes" if distance > 0 else "no", [[other], [thing] if distance > 0 else []])
+    return _row("relation", "reasoning", text, "yes" if distance > 0 else "no",
+                [[other], [thing] if distance > 0 else []])  # fmt: skip
 
 
 def description(scene: Scene, rng: Rng) -> Row | None:

@@ -1,8 +1,8 @@
 """Attention as the wrapped transformers layers call it, and its form for packed sequences.
 
-A packed sequence is a prefix (the image) followed by rows; a row holds whole blocks (questions). A block sees the prefix
-and itself, so scores are computed against the prefix and within each row only: for T positions, a prefix of P and rows
-of C that is T x (P + C) instead of T x T.
+A packed sequence is a prefix (the image) followed by rows; a row holds whole blocks (questions). A block sees the
+prefix and itself, so scores are computed against the prefix and within each row only: for T positions, a prefix of P
+and rows of C that is T x (P + C) instead of T x T.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def attention(
 
 def packed_attention(query: Tensor, key: Tensor, value: Tensor, mask: PackedMask, scale: float) -> Tensor:
     """Attention of packed sequences, (B, H, T, d) each; equals attention under the dense mask."""
-    batch, heads, length, dim = query.shape
+    batch, heads, _, dim = query.shape
     start, (count, width) = mask.prefix.shape[-1], mask.rows.shape[2:4]
     query = query * scale
     prefix_value = value[:, :, :start]

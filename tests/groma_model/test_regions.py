@@ -141,7 +141,8 @@ def test_the_cut_takes_proposals_before_ground_boxes_but_not_as_released():
     scores = torch.tensor([0.9, 0.7, 0.5])
     ours = select_regions(FAR, scores, config(max_regions=2), ground_boxes=truth)
     assert torch.equal(ours.boxes, torch.cat([FAR[[0]], truth]))
-    released = select_regions(FAR, scores, config(max_regions=2, score_threshold=0.1, region_selection="released"), None, truth)
+    as_released = config(max_regions=2, score_threshold=0.1, region_selection="released")
+    released = select_regions(FAR, scores, as_released, None, truth)
     assert torch.equal(released.boxes, FAR[[0, 1]])
 
 

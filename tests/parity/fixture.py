@@ -18,7 +18,7 @@ from groma_model.configuration import GromaConfig
 
 
 def small_config(**overrides: Any) -> GromaConfig:
-    """The fixture's sizes with the quirks of the released code but for its shuffle; ``overrides`` replace single fields."""
+    """The fixture's sizes with the released code's quirks but for its shuffle; ``overrides`` replace single fields."""
     fields: dict[str, Any] = dict(
         vision_config=dict(
             model_type="dinov2",
