@@ -21,10 +21,11 @@ from typing import Any
 
 import yaml
 
-from groma_eval.core import Decoding, HarnessError
+from groma_eval.core import Decoding, HarnessError, Setup
 
 TASKS = ("rec", "grounding", "caption", "vqa", "proposals")
 KINDS = ("ground_one", "ground_all", "describe", "describe_scene", "converse", "propose")
+PREPROCESSING = ("pil", "cv2")
 #: What each reader's questions ask.
 QUESTION_KINDS = {
     "refcoco_flat": "ground_one",
@@ -40,7 +41,10 @@ FOLDER_VARIABLE = "GROMA_BENCHMARKS"
 
 @dataclass(frozen=True)
 class CardProtocol:
-    """One way of asking and scoring: ``decoding`` (fields of Decoding), ``prompts`` by question kind, ``rules``."""
+    """One way of asking and scoring: ``decoding`` (fields of Decoding), ``prompts`` by question kind, ``rules``.
+
+    A card's ``setup`` stands among the fields of ``decoding``, as a :class:`groma_eval.core.Setup`.
+    """
 
     decoding: Mapping[str, Any] = field(default_factory=dict)
     prompts: Mapping[str, str] = field(default_factory=dict)
@@ -92,17 +96,18 @@ _OPTIONAL = {
     "training_answers": str,
     "splits": list,
 }
-_TYPE_NAMES = {str: "text", int: "a whole number", dict: "a mapping", list: "a list"}
+_Kind = type | tuple[type, ...]
+_TYPE_NAMES = {str: "text", int: "a whole number", (int, float): "a number", dict: "a mapping", list: "a list"}
 
 
-def _expect(where: str, mapping: Mapping[str, Any], key: str, kind: type) -> None:
+def _expect(where: str, mapping: Mapping[str, Any], key: str, kind: _Kind) -> None:
     value = mapping[key]
     if not isinstance(value, kind) or isinstance(value, bool):
         raise HarnessError(f"{where}: field '{key}' must be {_TYPE_NAMES[kind]}, not {value!r}")
 
 
 def _check_fields(
-    where: str, raw: Mapping[str, Any], required: Mapping[str, type], optional: Mapping[str, type]
+    where: str, raw: Mapping[str, Any], required: Mapping[str, _Kind], optional: Mapping[str, _Kind]
 ) -> None:
     known = {**required, **optional}
     for key in raw:
@@ -118,18 +123,37 @@ def _check_fields(
 
 def _protocol(where: str, raw: Any) -> CardProtocol:
     if not isinstance(raw, dict):
-        raise HarnessError(f"{where} must be a mapping with decoding, prompts and rules, not {raw!r}")
-    _check_fields(where, raw, {}, {"decoding": dict, "prompts": dict, "rules": dict})
-    limits = {f.name for f in fields(Decoding)}
+        raise HarnessError(f"{where} must be a mapping with decoding, prompts, rules and setup, not {raw!r}")
+    _check_fields(where, raw, {}, {"decoding": dict, "prompts": dict, "rules": dict, "setup": dict})
+    limits = {f.name for f in fields(Decoding)} - {"setup"}
     for key in raw.get("decoding", {}):
         if key not in limits:
             raise HarnessError(f"{where}: decoding has no setting '{key}'; it has: {', '.join(sorted(limits))}")
-    for kind, prompt in raw.get("prompts", {}).items():
+    _check_prompts(where, "prompts", raw.get("prompts", {}))
+    decoding = dict(raw.get("decoding", {}))
+    if "setup" in raw:
+        decoding["setup"] = _setup(f"{where}.setup", raw["setup"])
+    return CardProtocol(decoding, raw.get("prompts", {}), raw.get("rules", {}))
+
+
+def _setup(where: str, raw: Mapping[str, Any]) -> Setup:
+    _check_fields(where, raw, {}, {"preprocessing": str, "score_threshold": (int, float), "instructions": dict})
+    if raw.get("preprocessing", "pil") not in PREPROCESSING:
+        raise HarnessError(
+            f"{where}: preprocessing is '{raw['preprocessing']}'; it is one of {', '.join(PREPROCESSING)}"
+        )
+    if not 0 <= raw.get("score_threshold", 0) <= 1:
+        raise HarnessError(f"{where}: score_threshold is {raw['score_threshold']}; it must be from 0 to 1")
+    _check_prompts(where, "instructions", raw.get("instructions", {}))
+    return Setup(**raw)
+
+
+def _check_prompts(where: str, name: str, prompts: Mapping[str, Any]) -> None:
+    for kind, prompt in prompts.items():
         if kind not in KINDS:
-            raise HarnessError(f"{where}: prompts names no question kind '{kind}'; kinds are: {', '.join(KINDS)}")
+            raise HarnessError(f"{where}: {name} names no question kind '{kind}'; kinds are: {', '.join(KINDS)}")
         if not isinstance(prompt, str):
-            raise HarnessError(f"{where}: prompt '{kind}' must be text, not {prompt!r}")
-    return CardProtocol(raw.get("decoding", {}), raw.get("prompts", {}), raw.get("rules", {}))
+            raise HarnessError(f"{where}: {name}.{kind} must be text, not {prompt!r}")
 
 
 def parse_card(raw: Any, where: str) -> list[Card]:

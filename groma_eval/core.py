@@ -90,14 +90,32 @@ class ImageAnswer:
     error: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True)
+class Setup:
+    """What a protocol fixes of a model's own workings; an adapter follows what its model has, None leaves it alone.
+
+    ``preprocessing``: how pictures are read and resized, ``"pil"`` or ``"cv2"``. ``score_threshold``: objectness that a
+    proposal must exceed to become a region. ``instructions`` by question kind: the model's own wording, with its
+    markup, ``{text}`` (``{text:lower}``: in lower case) and ``{box}``; they take the place of its native templates.
+    """
+
+    preprocessing: str | None = None
+    score_threshold: float | None = None
+    instructions: Mapping[str, str] = field(default_factory=dict)
+
+
 @dataclass(frozen=True)
 class Decoding:
-    """Decoding limits from the card (or ``--gen-args``): greedy unless ``do_sample``."""
+    """How answers are decoded, from the card (or ``--gen-args``): greedy unless ``do_sample``.
+
+    ``setup`` comes from the card alone.
+    """
 
     max_new_tokens: int = 32
     do_sample: bool = False
     temperature: float = 1.0
     seed: int = 0
+    setup: Setup = Setup()
 
 
 @dataclass(frozen=True)

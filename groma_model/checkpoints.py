@@ -1,44 +1,37 @@
-"""Finding, reading and checking checkpoints in this project's own layout (safetensors, config.json, tokenizer)."""
+"""Finding, reading, writing and converting checkpoints.
+
+Two layouts are read: this project's own (safetensors under our names, config.json, tokenizer.json) and the released
+one (see :mod:`groma_model.released`). Reading is strict: every tensor is used, none is missing. Tensors are taken from
+their files one by one into a model that holds nothing yet, so that memory stays near the size of the parameters.
+Nothing in a checkpoint is executed: ``.bin`` files are read by torch's restricted unpickler.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from groma_model.configuration import GromaConfig
 from groma_model.modeling import GromaForConditionalGeneration
 from groma_model.processing import GromaProcessor
-from groma_model.proposer import RELEASED_NAMES as PROPOSER_NAMES
-from groma_model.regions import RELEASED_NAMES as REGION_NAMES
-from groma_model.vision import RELEASED_NAMES as VISION_NAMES
+from groma_model.released import is_released, native_config, native_names, released_config, released_names
+from groma_model.released_tokenizer import released_tokenizer
 
 #: Checkpoints that ship with the package, by name.
 BUNDLED = Path(__file__).parent / "checkpoints_bundled"
-
-#: Our module -> the renaming table from released parameter names to its own.
-_RELEASED_MODULES: list[tuple[str, list[tuple[str, str]]]] = [
-    ("vision_encoder.", VISION_NAMES),
-    ("proposer.", PROPOSER_NAMES),
-    ("region_encoder.", REGION_NAMES),
-    ("", [(r"img_txt_bridge\.(.+)", r"projector.\1"), (r"extra_lm_head\.(.+)", r"new_token_head.\1")]),
-    ("", [(r"new_input_embs\.(.+)", r"new_token_embeddings.\1"), (r"(llm\..+)", r"\1")]),
-]
-
-
-def released_name(name: str) -> str | None:
-    """Our name of a parameter of the released layout, None for one it does not have.
-
-    The released files may hold the proposer's heads twice, under two names; both map to the one copy here.
-    """
-    for prefix, table in _RELEASED_MODULES:
-        for pattern, replacement in table:
-            if match := re.fullmatch(pattern, name):
-                return prefix + match.expand(replacement)
-    return None
-
+#: The files of a released checkpoint beside its tensors; a converted checkpoint keeps them in ``released/``.
+_RELEASED_FILES = (
+    "config.json", "generation_config.json", "preprocessor_config.json", "tokenizer.model", "added_tokens.json",
+    "special_tokens_map.json", "tokenizer_config.json",
+)  # fmt: skip
 
 #: transformers names DINOv2's attention in two ways, depending on its version; files hold the newer names.
 _RENAMED = [
@@ -74,7 +67,9 @@ def resolve_checkpoint(name: str | Path) -> Path:
         from huggingface_hub import snapshot_download
 
         try:
-            return Path(snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"]))
+            return Path(
+                snapshot_download(str(name), allow_patterns=["*.json", "*.safetensors", "*.bin", "*.model", "*.txt"])
+            )
         except Exception as error:  # offline, missing, gated: the hub's own classes differ between versions
             reason = str(error).splitlines()[0]
             raise ValueError(f"{name} is no folder here and could not be fetched from the hub: {reason}") from None
@@ -83,38 +78,78 @@ def resolve_checkpoint(name: str | Path) -> Path:
 
 
 def load_checkpoint(
-    folder: Path, dtype: torch.dtype | str | None = None
+    folder: Path, dtype: torch.dtype | str | None = None, device: torch.device | str = "cpu"
 ) -> tuple[GromaForConditionalGeneration, GromaProcessor]:
-    """Read model and processor, strictly: every tensor used, none missing.
+    """Read model and processor of either layout, strictly: every tensor used, none missing.
 
     Args:
         dtype: of the parameters; float32 unless given (``"bfloat16"``, ``torch.float16``, ...).
+        device: where the parameters go, one by one.
 
     Raises:
         ValueError: one line naming the folder and what does not fit.
     """
-    try:
-        values = json.loads((folder / "config.json").read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{folder}/config.json, line {error.lineno}: not JSON ({error.msg})") from None
-    if values.get("model_type") != GromaConfig.model_type or "vision_config" not in values:
+    values = _read_json(folder / "config.json")
+    released = is_released(values)
+    if not released and (values.get("model_type") != GromaConfig.model_type or "vision_config" not in values):
         raise ValueError(
-            f"{folder} is a checkpoint of another kind (model_type {values.get('model_type')!r}), "
-            "not a Groma of this project"
+            f"{folder} is a checkpoint of another kind (model_type {values.get('model_type')!r}), not a Groma"
         )
-    if isinstance(dtype, str):
-        dtype = getattr(torch, dtype)
-    config = GromaConfig.from_dict(values)
-    processor = GromaProcessor.from_pretrained(folder, config)
-    model = GromaForConditionalGeneration(config)
-    _load_tensors(model, folder)
-    return model.to(dtype or torch.float32), processor
+    dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32
+    if released:
+        config = _released_config(folder, values)
+        processor = GromaProcessor(released_tokenizer(folder, config), config)
+    else:
+        config = GromaConfig.from_dict(values)
+        processor = GromaProcessor.from_pretrained(folder, config)
+    with torch.device("meta"):
+        model = GromaForConditionalGeneration(config)
+    _fill(model, folder, released, dtype, device)
+    return model, processor
+
+
+def checkpoint_digest(folder: Path) -> str:
+    """SHA-256 over the tensor files and config.json, read in pieces."""
+    digest = hashlib.sha256()
+    for path in [*_tensor_files(folder), folder / "config.json"]:
+        with path.open("rb") as file:
+            while piece := file.read(1 << 24):
+                digest.update(piece)
+    return digest.hexdigest()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"{path.parent} is not a checkpoint: it has no {path.name}") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
+
+
+def _released_config(folder: Path, values: dict[str, Any]) -> GromaConfig:
+    try:
+        config = native_config(values)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from None
+    if (folder / "preprocessor_config.json").is_file():
+        transform = _read_json(folder / "preprocessor_config.json")
+        config.image_mean = tuple(transform.get("image_mean", config.image_mean))
+        config.image_std = tuple(transform.get("image_std", config.image_std))
+    return config
 
 
 def save_checkpoint(
     model: GromaForConditionalGeneration, processor: GromaProcessor, folder: Path, dtype: torch.dtype | None = None
 ) -> None:
-    """Write config.json, model.safetensors (renamed into place when complete) and the tokenizer's files.
+    """Write config.json, model.safetensors (renamed into place when complete) and the tokenizer's files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    processor.save_pretrained(folder)
+    save_model(model, folder, dtype)
+
+
+def save_model(model: GromaForConditionalGeneration, folder: Path, dtype: torch.dtype | None = None) -> None:
+    """Write config.json and model.safetensors.
 
     The tensors keep our parameter names: transformers' own ``save_pretrained`` renames those of its sub-models
     differently from version to version.
@@ -130,30 +165,151 @@ def save_checkpoint(
     }
     save_file(tensors, folder / "model.safetensors.new", metadata={"format": "pt"})
     model.config.save_pretrained(folder)
-    processor.save_pretrained(folder)
     (folder / "model.safetensors.new").replace(folder / "model.safetensors")
 
 
-def _load_tensors(model: GromaForConditionalGeneration, folder: Path) -> None:
-    from safetensors.torch import load_file
-
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ValueError(f"{folder} has no *.safetensors file")
-    names = {stored_name(name): name for name in model.state_dict()}
-    missing = set(names)
-    for path in files:
-        try:
-            tensors = load_file(path)
-        except Exception as error:  # safetensors raises its own class for a truncated file
-            raise ValueError(f"{path} cannot be read: {error}") from None
-        try:
-            renamed = {names.get(name, name): tensor for name, tensor in tensors.items()}
-            unexpected = model.load_state_dict(renamed, strict=False).unexpected_keys
-        except RuntimeError as error:
-            raise ValueError(f"{path} does not fit its config.json: {str(error).splitlines()[-1].strip()}") from None
-        if unexpected:
-            raise ValueError(f"{path} has tensors this model does not know: {', '.join(sorted(unexpected)[:3])}, ...")
-        missing -= set(tensors)
+def _fill(
+    model: GromaForConditionalGeneration, folder: Path, released: bool, dtype: torch.dtype, device: torch.device | str
+) -> None:
+    """Give a model on the meta device its tensors."""
+    ours = {stored_name(name): name for name in model.state_dict()}
+    places = native_names(ours) if released else {name: name for name in ours}
+    shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
+    missing = set(ours)
+    for path, tensors in _shards(folder):
+        found = {}
+        for stored, tensor in tensors:
+            if stored not in places:
+                raise ValueError(f"{path} has a tensor this model does not know: {stored}")
+            name = ours[places[stored]]
+            if tensor.shape != shapes[name]:
+                raise ValueError(
+                    f"{path} does not fit its config.json: {stored} has shape {tuple(tensor.shape)}, not "
+                    f"{tuple(shapes[name])}"
+                )
+            missing.discard(places[stored])
+            found[name] = torch.empty_like(tensor, dtype=dtype, device=device).copy_(tensor)
+        model.load_state_dict(found, strict=False, assign=True)
     if missing:
-        raise ValueError(f"{folder} lacks tensors: {', '.join(sorted(missing)[:3])} ({len(missing)} in all)")
+        wanted = [released_names(name)[0] if released else name for name in sorted(missing)]
+        raise ValueError(f"{folder} lacks tensors: {', '.join(wanted[:3])} ({len(missing)} in all)")
+    for parameter in model.parameters():
+        parameter.requires_grad_(True)
+    # What no file holds: the rotary frequencies are computed when their module is built.
+    for parent in list(model.modules()):
+        for name, child in list(parent.named_children()):
+            if any(b.is_meta for b in child.buffers(recurse=False)):
+                setattr(parent, name, type(child)(config=model.config.llm_config).to(device))
+
+
+def _shards(folder: Path) -> Iterator[tuple[Path, Iterator[tuple[str, Tensor]]]]:
+    """The tensor files of a checkpoint with their tensors, read one at a time.
+
+    Raises:
+        ValueError: there is none, one is broken, or one that its index names is missing.
+    """
+    files = _tensor_files(folder)
+    if not files:
+        raise ValueError(f"{folder} has no *.safetensors and no pytorch_model*.bin file")
+    for index in folder.glob("*.index.json"):
+        named = set(_read_json(index).get("weight_map", {}).values())
+        lost = sorted(n for n in named if not (folder / n).is_file() and n.endswith(files[0].suffix))
+        if lost:
+            raise ValueError(f"{folder} lacks {lost[0]}, which {index.name} names: fetch it again")
+    for path in files:
+        yield path, _safetensors(path) if path.suffix == ".safetensors" else _pickled(path)
+
+
+def _tensor_files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+
+
+def _safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    from safetensors import safe_open
+
+    try:
+        file = safe_open(path, "pt")
+    except Exception as error:  # safetensors raises its own class for a truncated file
+        raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    with file:
+        for name in file.keys():  # noqa: SIM118 - not a dict
+            yield name, file.get_tensor(name)
+
+
+def _pickled(path: Path) -> Iterator[tuple[str, Tensor]]:
+    from pickle import UnpicklingError
+
+    try:
+        tensors = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except UnpicklingError:
+        raise ValueError(f"{path} holds more than tensors; nothing of it was executed, and it is not read") from None
+    except Exception as error:  # a broken zip file makes torch raise several classes
+        raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(tensors, dict) or not all(isinstance(t, Tensor) for t in tensors.values()):
+        raise ValueError(f"{path} is not a state dict: it must map names to tensors")
+    yield from tensors.items()
+
+
+def convert_checkpoint(source: Path, target: Path, layout: str) -> None:
+    """Write a checkpoint in the other layout, shard by shard, every tensor bit for bit.
+
+    Args:
+        layout: ``"native"`` or ``"released"``. A native checkpoint made from a released one keeps the released files
+            in ``released/`` and gives them back.
+
+    Raises:
+        ValueError: one line; nothing is left behind in ``target``.
+    """
+    from safetensors.torch import save_file
+
+    if layout not in ("native", "released"):
+        raise ValueError(f"layout {layout!r} is unknown; choose native or released")
+    if target.exists():
+        raise ValueError(f"{target} exists already: choose another folder or remove it")
+    values = _read_json(source / "config.json")
+    released = is_released(values)
+    if released == (layout == "released"):
+        raise ValueError(f"{source} has the {layout} layout already")
+    config = _released_config(source, values) if released else GromaConfig.from_dict(values)
+    with torch.device("meta"):
+        ours = {stored_name(name) for name in GromaForConditionalGeneration(config).state_dict()}
+    back = native_names(dict.fromkeys(ours)) if released else {}
+    partial = target.with_name(target.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        if released:
+            config.save_pretrained(partial)
+            GromaProcessor(released_tokenizer(source, config), config).save_pretrained(partial)
+            (partial / "released").mkdir()
+            for name in _RELEASED_FILES:
+                if (source / name).is_file():
+                    shutil.copy(source / name, partial / "released" / name)
+        else:
+            (partial / "config.json").write_text(json.dumps(released_config(config), indent=1) + "\n")
+            for path in (source / "released").glob("*"):
+                shutil.copy(path, partial / path.name)
+        missing, weight_map = set(ours), {}
+        shards = list(_shards(source))
+        for number, (path, tensors) in enumerate(shards, start=1):
+            renamed: dict[str, Tensor] = {}
+            for name, tensor in tensors:
+                if name not in (back if released else ours):
+                    raise ValueError(f"{path} has a tensor this model does not know: {name}")
+                missing.discard(back[name] if released else name)
+                for written in (back[name],) if released else released_names(name):
+                    if written not in weight_map:
+                        # A file must not hold one memory twice, so the heads' second name gets a copy.
+                        renamed[written] = tensor.clone() if any(tensor is t for t in renamed.values()) else tensor
+            file = f"model-{number:05}-of-{len(shards):05}.safetensors" if len(shards) > 1 else "model.safetensors"
+            weight_map |= dict.fromkeys(renamed, file)
+            save_file({k: t.contiguous() for k, t in renamed.items()}, partial / file, metadata={"format": "pt"})
+        if missing:
+            raise ValueError(f"{source} lacks tensors: {', '.join(sorted(missing)[:3])} ({len(missing)} in all)")
+        if len(shards) > 1:
+            index = {"metadata": {}, "weight_map": weight_map}
+            (partial / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
+        partial.replace(target)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise

@@ -12,7 +12,6 @@ key/value cache of the shared prompt prefix. Boxes are xyxy, normalised to the o
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -25,7 +24,7 @@ from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
 from groma_model.boxes import clip, iou_matrix
-from groma_model.checkpoints import load_checkpoint, resolve_checkpoint
+from groma_model.checkpoints import checkpoint_digest, load_checkpoint, resolve_checkpoint
 from groma_model.configuration import GromaConfig
 from groma_model.grounded_text import Box, GroundedText, parse
 from groma_model.modeling import GromaForConditionalGeneration
@@ -183,13 +182,9 @@ class Groma:
             ValueError: one line, when it is not a Groma checkpoint or does not fit its own configuration.
         """
         folder = resolve_checkpoint(name)
-        model, processor = load_checkpoint(folder, dtype)
-        if device is None:
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-        digest = hashlib.sha256()
-        for path in [*sorted(folder.glob("*.safetensors")), folder / "config.json"]:
-            digest.update(path.read_bytes())
-        return cls(model.to(device), processor, digest.hexdigest())
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        model, processor = load_checkpoint(folder, dtype, device)
+        return cls(model, processor, checkpoint_digest(folder))
 
     @property
     def num_parameters(self) -> int:

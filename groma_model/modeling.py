@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -99,6 +101,21 @@ class GromaForConditionalGeneration(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         """Modules initialise themselves when they are built; nothing is initialised again."""
+
+    @classmethod
+    def from_pretrained(
+        cls, name: str | Path, *, dtype: torch.dtype | str | None = None, device: torch.device | str = "cpu", **_: Any
+    ) -> GromaForConditionalGeneration:
+        """The model alone of a bundled name, a folder of either layout or a hub id (transformers' entry point)."""
+        from groma_model.checkpoints import load_checkpoint, resolve_checkpoint
+
+        return load_checkpoint(resolve_checkpoint(name), dtype, device)[0]
+
+    def save_pretrained(self, folder: str | Path, **_: Any) -> None:
+        """Write config.json and model.safetensors; the processor writes the tokenizer's files."""
+        from groma_model.checkpoints import save_model
+
+        save_model(self, Path(folder))
 
     @property
     def first_region_id(self) -> int:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,6 +20,8 @@ from torch import Tensor
 from transformers import AddedToken, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from groma_model.configuration import NEW_TOKENS, GromaConfig, region_token
+from groma_model.ops.resize import resize_picture
+from groma_model.released_tokenizer import load_tokenizer
 
 _RESERVED = re.compile("|".join(re.escape(t) for t in NEW_TOKENS if t != "[grounding]") + r"|</?s>|<unk>|<r\d+>")
 
@@ -32,17 +35,19 @@ BOX_PLACEHOLDER = "<box>"
 class PromptTemplate:
     """A conversation template: ``context`` and ``acknowledgement`` open every dialogue (paper Sec. 3.2).
 
-    ``native`` are the instructions by kind of question, with ``{text}`` and ``{box}``.
+    ``native`` are the instructions by kind of question, with ``{text}`` and ``{box}``. ``end`` closes each turn of the
+    assistant: ``</s>``, or a space where the end of an answer is not learned.
     """
 
     system: str
     context: str
     acknowledgement: str
     native: Mapping[str, str]
+    end: str = "</s>"
 
     def prefix(self) -> str:
         """Everything before the first question, with the ``<image>`` and ``<region>`` placeholders."""
-        return f"{self.system}USER: {self.context} ASSISTANT: {self.acknowledgement}</s>"
+        return f"{self.system}USER: {self.context} ASSISTANT: {self.acknowledgement}{self.end}"
 
     def question(self, text: str) -> str:
         """A user turn up to where the assistant's answer begins."""
@@ -55,7 +60,7 @@ _SYSTEM = (
 )
 
 TEMPLATES: dict[str, PromptTemplate] = {
-    # The released model's template and the first of each of its instruction lists.
+    # The released model's template for finetuning and evaluation, with instructions from its lists.
     "llava": PromptTemplate(
         system=_SYSTEM,
         context="Here is an image with region crops from it. Image: <image>. Regions: <region>.",
@@ -82,6 +87,9 @@ TEMPLATES: dict[str, PromptTemplate] = {
         },
     ),
 }
+
+# The released model's template for pretraining (stage 2): no answer has an end.
+TEMPLATES["default"] = replace(TEMPLATES["llava"], end=" ")
 
 
 def render_question(template: str, text: str | None, has_box: bool) -> str:
@@ -120,23 +128,48 @@ class GromaProcessor:
         self.eos_id: int = tokenizer.eos_token_id
         self.bos_id: int | None = tokenizer.bos_token_id
 
-    def pixel_values(self, images: Sequence[Image.Image]) -> Tensor:
-        """Pictures of any size -> ``(B, 3, S, S)``, resized (bicubic, aspect ratio not kept) and normalised."""
+    def pixel_values(self, images: Sequence[Image.Image], resize: str = "pil") -> Tensor:
+        """Pictures of any size -> ``(B, 3, S, S)``, resized (aspect ratio not kept) and normalised.
+
+        Args:
+            resize: ``"pil"``, bicubic and antialiased: how the released model sees chat and instruction data; or
+                ``"cv2"``, OpenCV's bilinear without antialiasing: how it sees COCO-format benchmarks. OpenCV also turns
+                a picture as its EXIF data says when it decodes one, which PIL and this method do not: see
+                ``PIL.ImageOps.exif_transpose``. Pictures of the model's size are not resized.
+
+        Raises:
+            ValueError: for another ``resize``.
+        """
+        if resize not in ("pil", "cv2"):
+            raise ValueError(f"resize is {resize!r}; it must be 'pil' or 'cv2'")
         size = self.config.image_size
         arrays = []
         for image in images:
             rgb = image.convert("RGB")
             if rgb.size != (size, size):
-                rgb = rgb.resize((size, size), Image.Resampling.BICUBIC)
+                if resize == "cv2":
+                    rgb = resize_picture(rgb, size)
+                else:
+                    # In two steps, across first: PIL 13 and later would choose the order by the picture's shape.
+                    rgb = rgb.resize((size, rgb.height), Image.Resampling.BICUBIC)
+                    rgb = rgb.resize((size, size), Image.Resampling.BICUBIC)
             arrays.append(np.asarray(rgb))
-        pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float() / 255
-        mean = torch.tensor(self.config.image_mean).view(1, 3, 1, 1)
-        std = torch.tensor(self.config.image_std).view(1, 3, 1, 1)
+        pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float()
+        # Either way's own order of scaling and shifting, so that not even the last bit differs.
+        pixels, unit = (pixels, 255) if resize == "cv2" else (pixels / 255, 1)
+        mean = torch.tensor([unit * value for value in self.config.image_mean]).view(1, 3, 1, 1)
+        std = torch.tensor([unit * value for value in self.config.image_std]).view(1, 3, 1, 1)
         return (pixels - mean) / std
 
-    def encode(self, text: str) -> list[int]:
-        """Token ids of a piece of prompt, without a beginning-of-sequence token."""
-        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+    def encode(self, text: str, after: str = "") -> list[int]:
+        """Token ids of a piece of prompt, without a beginning-of-sequence token.
+
+        Args:
+            after: the added token that the piece follows. The released tokenizer encodes a piece otherwise there than
+                at the start of a text, where it puts a space before it.
+        """
+        ids = self.tokenizer(after + text, add_special_tokens=False)["input_ids"]
+        return ids[ids.index(self.tokenizer.convert_tokens_to_ids(after)) + 1 :] if after else ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text with all markup kept."""
@@ -145,7 +178,8 @@ class GromaProcessor:
     def prefix_ids(self, num_image_tokens: int, num_regions: int) -> list[int]:
         """Ids of the shared prefix: ``<image>`` repeated, ``<region>`` as ``<r0><region><r1><region>...``."""
         ids = [] if self.bos_id is None else [self.bos_id]
-        for token in self.encode(self.template.prefix()):
+        # A space at the end belongs to the first piece of the question.
+        for token in self.encode(self.template.prefix().rstrip()):
             if token == self.ids["<image>"]:
                 ids += [token] * num_image_tokens
             elif token == self.ids["<region>"]:
@@ -160,8 +194,9 @@ class GromaProcessor:
 
         ``<refer_feat>`` keeps its id: the model replaces its embedding.
         """
+        # An end that is a space is what the tokenizer puts before a text anyway.
         refer, ids, used = self.ids["<refer_box>"], [], 0
-        for token in self.encode(self.template.question(text)):
+        for token in self.encode(self.template.question(text), after=self.template.end.strip()):
             if token == refer:
                 token = self.region_ids[refer_regions[used]]
                 used += 1
@@ -171,25 +206,32 @@ class GromaProcessor:
         return ids
 
     def answer_ids(self, text: str, regions: Sequence[int] = ()) -> list[int]:
-        """Ids of an answer and its end; each ``<ground_box>`` becomes the token of its region, in order."""
+        """Ids of an answer and its end; each ``<ground_box>`` becomes the token of its region, in order.
+
+        All of them are trained. A template without an end of answers gives none.
+        """
         ground, ids, used = self.ids["<ground_box>"], [], 0
-        for token in self.encode(text):
+        # The released code marks answers by <sep> on both sides and removes it after encoding.
+        for token in self.encode(text, after="<sep>"):
             if token == ground:
                 token = self.region_ids[regions[used]]
                 used += 1
             ids.append(token)
         if used != len(regions):
             raise ValueError(f"the answer points {used} times but {len(regions)} regions were given")
-        return [*ids, self.eos_id]
+        return [*ids, self.eos_id] if self.template.end == "</s>" else ids
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the tokenizer's files (the image transform lives in config.json)."""
         self.tokenizer.save_pretrained(folder)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, config: GromaConfig) -> GromaProcessor:
-        """Read what :meth:`save_pretrained` wrote. Raises ValueError when it does not fit the configuration."""
-        return cls(PreTrainedTokenizerFast.from_pretrained(folder), config)
+    def from_pretrained(cls, folder: str | Path, config: GromaConfig | None = None, **_: Any) -> GromaProcessor:
+        """Read what :meth:`save_pretrained` wrote. Raises ValueError when it does not fit the configuration.
+
+        ``config``: that of the model; read from the folder unless given.
+        """
+        return cls(load_tokenizer(folder), config or GromaConfig.from_pretrained(folder))
 
 
 def train_tokenizer(corpus: Iterable[str], config: GromaConfig) -> PreTrainedTokenizerFast:

@@ -27,18 +27,6 @@ from groma_model.proposer_layers import (
     inverse_sigmoid,
 )
 
-# Released tensor name (regular expression, whole name) -> name in RegionProposer. The released checkpoint stores its
-# heads twice, with and without "decoder."; either copy serves.
-RELEASED_NAMES: list[tuple[str, str]] = [
-    (r"perceiver\.input_proj\.(\d+)\.0\.(weight|bias)", r"input_proj.\1.conv.\2"),
-    (r"perceiver\.input_proj\.(\d+)\.1\.(weight|bias)", r"input_proj.\1.norm.\2"),
-    (r"perceiver\.ddetr_transformer\.(?:decoder\.)?bbox_embed\.(.+)", r"box_heads.\1"),
-    (r"perceiver\.ddetr_transformer\.(?:decoder\.)?(class_embed_(?:enc|coco|sa1b)\..+)", r"\1"),
-    (r"perceiver\.ddetr_transformer\.(encoder|decoder)\.layers\.(.+)", r"\1.\2"),
-    (r"perceiver\.ddetr_transformer\.(level_embed|(?:enc_output|pos_trans)(?:_norm)?\.(?:weight|bias))", r"\1"),
-    (r"perceiver\.ddetr_transformer\.query_position_embeddings\.weight", r"query_content.weight"),
-]
-
 
 @dataclass
 class ProposerOutput:

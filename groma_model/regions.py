@@ -18,18 +18,6 @@ from groma_model.ops.roi_align import roi_align
 #: Score of a box given by the user: it outranks every proposal.
 USER_SCORE = 1.0
 
-#: Released checkpoint names -> names inside :class:`RegionEncoder` (regular expression, replacement); the first that
-#: matches applies.
-RELEASED_NAMES: list[tuple[str, str]] = [
-    (r"^region_encoder\.mlvl_fuse\.input_conv\.(.*)$", r"input_convs.\1"),
-    (r"^region_encoder\.mlvl_fuse\.fuse_convs\.(\d+)\.gn\.(.*)$", r"fuse_convs.\1.norm.\2"),
-    (r"^region_encoder\.mlvl_fuse\.fuse_convs\.(.*)$", r"fuse_convs.\1"),
-    (r"^region_encoder\.roi_align\.pconvs\.(.*)$", r"roi_convs.\1"),
-    (r"^region_encoder\.roi_align\.pos_embedd\.(.*)$", r"box_embed.\1"),
-    (r"^region_encoder\.roi_align\.flatten_linear\.(.*)$", r"pool.\1"),
-    (r"^region_encoder\.roi_align\.updims\.(.*)$", r"project.\1"),
-]
-
 
 @dataclass(frozen=True)
 class Selection:

@@ -12,16 +12,6 @@ from transformers import CLIPVisionModel, Dinov2Model
 from groma_model.configuration import GromaConfig
 from groma_model.ops.attention import NAME as ATTENTION
 
-#: Released checkpoint names -> names inside :class:`ImageEncoder` (regular expression, replacement); the first that
-#: matches applies.
-RELEASED_NAMES: list[tuple[str, str]] = [
-    (r"^perceiver\.vis_encoder\.(.*)\.attention\.attention\.query\.(.*)$", r"model.\1.attention.q_proj.\2"),
-    (r"^perceiver\.vis_encoder\.(.*)\.attention\.attention\.key\.(.*)$", r"model.\1.attention.k_proj.\2"),
-    (r"^perceiver\.vis_encoder\.(.*)\.attention\.attention\.value\.(.*)$", r"model.\1.attention.v_proj.\2"),
-    (r"^perceiver\.vis_encoder\.(.*)\.attention\.output\.dense\.(.*)$", r"model.\1.attention.o_proj.\2"),
-    (r"^perceiver\.vis_encoder\.(.*)$", r"model.\1"),
-]
-
 
 class ImageEncoder(nn.Module):
     """DINOv2 (or CLIP's vision tower, for the ablation) read as a stack of patch-token maps.

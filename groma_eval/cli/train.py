@@ -38,6 +38,10 @@ def build_parser() -> argparse.ArgumentParser:
     tiny = commands.add_parser("tiny", help="train groma-tiny from scratch: data, three stages, export")
     _common(tiny)
     tiny.add_argument("--recipes", type=Path, default=None, help="folder with tiny-*.yaml (default: the bundled ones)")
+    convert = commands.add_parser("convert", help="rewrite a checkpoint in the other layout, bit for bit")
+    convert.add_argument("source", type=Path, metavar="IN", help="folder of a checkpoint")
+    convert.add_argument("target", type=Path, metavar="OUT", help="folder to write; must not exist")
+    convert.add_argument("--to", choices=("native", "released"), required=True, help="layout to write")
     curves = commands.add_parser("curves", help="plot a run's loss and accuracy curves")
     curves.add_argument("run", type=Path, help="a folder with detect/, align/, instruct/")
     curves.add_argument("--save", type=Path, required=True, help="PNG file")
@@ -175,6 +179,11 @@ def main(argv: list[str] | None = None) -> int:
             return run_tiny(args)
         if args.command == "curves":
             draw_curves(args.run, args.save)
+            return 0
+        if args.command == "convert":
+            from groma_model.checkpoints import convert_checkpoint
+
+            convert_checkpoint(args.source, args.target, args.to)
             return 0
         if args.processes > 1 and "LOCAL_RANK" not in os.environ:
             return launch(argv, args.processes)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from groma_eval.core import Box, Decoding, HarnessError, ImageAnswer, ModelInfo, Prediction, Question, Sample
+from groma_eval.core import Box, Decoding, HarnessError, ImageAnswer, ModelInfo, Prediction, Question, Sample, Setup
 from groma_eval.models.bounds import failed_image
 
 if TYPE_CHECKING:
@@ -29,10 +30,19 @@ class GromaAdapter:
         name: as in tables.
         checkpoint: what it was loaded from.
         notes: footnotes beside those that follow from the configuration.
+        fixed: settings that the command line gave; no protocol changes them.
     """
 
-    def __init__(self, groma: Any, name: str, checkpoint: str | None = None, notes: Sequence[str] = ()):
+    def __init__(
+        self,
+        groma: Any,
+        name: str,
+        checkpoint: str | None = None,
+        notes: Sequence[str] = (),
+        fixed: Collection[str] = (),
+    ):
         self.groma = groma
+        self._fixed = frozenset(fixed)
         pointer = ("with a pointer head, which the published Groma has not",) if groma.config.pointer_head else ()
         self.info = ModelInfo(
             name=name, capabilities=_KINDS, size=printed_size(groma.num_parameters), parameters=groma.num_parameters,
@@ -64,7 +74,7 @@ class GromaAdapter:
             raise HarnessError(f"model {name!r}: {' '.join(str(error).split())}") from error
         for key, value in settings.items():
             setattr(groma.config, key, value)
-        return cls(groma, name, checkpoint, [f"{key}={value:g}" for key, value in settings.items()])
+        return cls(groma, name, checkpoint, [f"{key}={value:g}" for key, value in settings.items()], settings)
 
     def answer(
         self, samples: Sequence[Sample], decoding: Decoding, prompts: Mapping[str, str], protocol: str
@@ -75,22 +85,43 @@ class GromaAdapter:
         opened: list[tuple[Sample, Image]] = []
         for sample in samples:
             try:
-                opened.append((sample, open_image(sample.image)))
+                opened.append((sample, self._open(sample.image, decoding.setup)))
             except HarnessError as error:
                 yield failed_image(sample, str(error))
         if not opened:
             return
-        scenes = self.groma.perceive_batch([image for _, image in opened])
         asked = [[question for question in sample.questions if question.kind != "propose"] for sample, _ in opened]
         answers: Sequence[Sequence[Any]] = [[] for _ in opened]
-        if any(asked):
-            queries = [[_query(question) for question in questions] for questions in asked]
-            answers = self.groma.answer(scenes, queries, max_new_tokens=decoding.max_new_tokens)
+        with self._set_up(decoding.setup):
+            scenes = self.groma.perceive_batch([image for _, image in opened])
+            if any(asked):
+                wording = decoding.setup.instructions
+                queries = [[_query(q, wording.get(q.kind)) for q in questions] for questions in asked]
+                answers = self.groma.answer(scenes, queries, max_new_tokens=decoding.max_new_tokens)
         for (sample, _), scene, questions, given in zip(opened, scenes, asked, answers, strict=True):
             found = {q.id: _prediction(q, answer) for q, answer in zip(questions, given, strict=True)}
             proposals, objectness = _regions(sample, scene)
             predictions = [found.get(question.id) or Prediction(question.id) for question in sample.questions]
             yield ImageAnswer(sample.image_id, predictions, proposals, objectness)
+
+    def _open(self, path: Path | None, setup: Setup) -> Image:
+        """The picture, where the protocol says so turned and resized as OpenCV does both."""
+        if setup.preprocessing != "cv2":
+            return open_image(path)
+        from groma_model.ops.resize import resize_picture
+
+        return resize_picture(open_image(path, rotate=True), self.groma.config.image_size)
+
+    @contextmanager
+    def _set_up(self, setup: Setup) -> Iterator[None]:
+        """The protocol's selection of regions, as long as this lasts."""
+        own = self.groma.config.score_threshold
+        if setup.score_threshold is not None and "score_threshold" not in self._fixed:
+            self.groma.config.score_threshold = setup.score_threshold
+        try:
+            yield
+        finally:
+            self.groma.config.score_threshold = own
 
 
 def _regions(sample: Sample, scene: Any) -> tuple[list[Box], list[float]]:
@@ -101,19 +132,21 @@ def _regions(sample: Sample, scene: Any) -> tuple[list[Box], list[float]]:
     return [_box(box) for box in boxes.tolist()], [float(score) for score in scores.tolist()]
 
 
-def open_image(path: Path | None) -> Image:
-    """The picture at ``path`` as RGB, wholly decoded; EXIF rotation is not applied, as annotations are made without.
+def open_image(path: Path | None, rotate: bool = False) -> Image:
+    """The picture at ``path`` as RGB, wholly decoded.
+
+    EXIF rotation is not applied, as annotations are made without, unless ``rotate`` asks for it: OpenCV applies it.
 
     Raises:
         HarnessError: it is missing, truncated or no picture.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
     if path is None:
         raise HarnessError("this model needs the pictures; give their folder with --images or --data-root")
     try:
         with Image.open(path) as image:
-            return image.convert("RGB")
+            return (ImageOps.exif_transpose(image) if rotate else image).convert("RGB")
     except FileNotFoundError:
         raise HarnessError(f"{path}: there is no such image") from None
     # A broken file makes PIL raise any of these, depending on the format and on where it breaks.
@@ -132,7 +165,8 @@ def printed_size(parameters: int) -> str:
     return str(parameters)
 
 
-def _query(question: Question) -> Any:
+def _query(question: Question, instruction: str | None = None) -> Any:
+    """The model's form of a question, worded by ``instruction`` where the protocol gives one."""
     from groma_model.generation import Exchange, Query
     from groma_model.processing import BOX_PLACEHOLDER
 
@@ -143,7 +177,13 @@ def _query(question: Question) -> Any:
         if named:
             history[named[-1]] = Exchange(*history[named[-1]], box)
             box = None
-    return Query(kind=question.kind, text=question.text, box=box, history=tuple(history))
+    text = question.text
+    if instruction is not None:
+        # As the released scripts do: no white space at the ends, categories in lower case.
+        text = (text or "").strip()
+        text = text.lower() if "{text:lower}" in instruction else text
+        instruction = instruction.replace("{text:lower}", "{text}")
+    return Query(kind=question.kind, text=text, box=box, history=tuple(history), template=instruction)
 
 
 def _prediction(question: Question, answer: Any) -> Prediction:

@@ -2,14 +2,19 @@
 
 Target: ``{"references": [str]}``; a region's may carry ``attributes`` (``{"colour": "red", ...}``), a scene's
 ``phrases`` (``[{"phrase": str, "boxes": [Box]}]``).
+
+Rules: ``text`` is what of an answer is scored, ``parsed`` (the text without grounding markup) or ``released`` (the raw
+answer, cleaned as :func:`released_text` does).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
-from groma_eval.core import Prediction, Sample, SampleScore, TaskResult
+from groma_eval.core import HarnessError, Prediction, Sample, SampleScore, TaskResult
 from groma_eval.metrics.cider import cider
 from groma_eval.metrics.meteor import meteor
 from groma_eval.metrics.phrases import attribute_scores, phrase_scores
@@ -23,6 +28,10 @@ def score(
     rules: Mapping[str, Any],
 ) -> TaskResult:
     """CIDEr and METEOR over all questions; ``attr/NAME`` and ``phrase_*`` in percent where the targets have them."""
+    if rules.get("text", "parsed") not in ("parsed", "released"):
+        raise HarnessError(f"caption rules {dict(rules)}: 'text' is 'parsed' or 'released'; mend the card")
+    if rules.get("text") == "released":
+        predictions = {key: replace(p, text=released_text(p.raw)) for key, p in predictions.items()}
     answered, counts = join(samples, predictions, regions)
     candidates = {a.question.id: a.prediction.text for a in answered}
     references = {a.question.id: list(a.question.target["references"]) for a in answered}
@@ -35,6 +44,16 @@ def score(
     metrics |= _attributes(answered, values)
     metrics |= _phrases(answered, values)
     return TaskResult(metrics, counts, [SampleScore(key, value) for key, value in values.items()], intervals)
+
+
+def released_text(raw: str) -> str:
+    """A raw answer as the released caption scripts clean it before they hand it to the metrics.
+
+    Line breaks vanish without a space in their place; whatever stands between ``<`` and the next ``>`` goes, so that
+    phrases stay and region tokens go; white space is collapsed; apostrophes at the ends go. ``[grounding]`` stays.
+    """
+    without = re.sub(r"<.*?>", "", raw.replace("\n", ""))
+    return " ".join(without.split()).strip("'").strip()
 
 
 def _attributes(answered: Sequence[Answered], values: dict[str, dict[str, Any]]) -> dict[str, float]:

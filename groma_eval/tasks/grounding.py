@@ -2,6 +2,9 @@
 
 Target: ``{"boxes": [Box], "areas": [px], "category": id, "frequency": "r" | "c" | "f" | None}``. The measures are in
 :mod:`groma_eval.metrics.detection`; ``ar`` follows the AS-MANY protocol.
+
+Rules: ``rank`` is what puts the answered boxes in order, ``confidence`` (of equal ones, and where the model gives none,
+the emission) or ``emission`` alone, as where every box is handed in with the same score.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from groma_eval.core import Prediction, Sample, SampleScore, TaskResult
+from groma_eval.core import HarnessError, Prediction, Sample, SampleScore, TaskResult
 from groma_eval.metrics.boxes import match_boxes, rank_order
 from groma_eval.metrics.detection import grounding_metrics, grounding_scores
 from groma_eval.stats import clustered_interval
@@ -29,11 +32,13 @@ def score(
     ``not_proposed`` and ``not_selected`` are percent of targets: no proposal overlaps it by 0.5, or one did and no
     emitted box found it.
     """
+    if rules.get("rank", "confidence") not in ("confidence", "emission"):
+        raise HarnessError(f"grounding rules {dict(rules)}: 'rank' is 'confidence' or 'emission'; mend the card")
     answered, counts = join(samples, predictions, regions)
     records, scores = [], []
     targets = unproposed = unselected = 0
     for item in answered:
-        record = _record(item)
+        record = _record(item, rules)
         values = grounding_scores(record)
         if item.regions is not None:
             proposed = is_proposed(item.regions, record["gt_boxes"])
@@ -51,13 +56,13 @@ def score(
     return TaskResult(metrics, counts, scores, _intervals(answered, scores))
 
 
-def _record(item: Answered) -> dict[str, Any]:
+def _record(item: Answered, rules: Mapping[str, Any]) -> dict[str, Any]:
     target = item.question.target
     return {
         "category": target["category"],
         "frequency": target.get("frequency"),
         "boxes": item.prediction.boxes,
-        "confidences": item.prediction.confidences,
+        "confidences": None if rules.get("rank") == "emission" else item.prediction.confidences,
         "gt_boxes": target["boxes"],
         "gt_areas": target.get("areas"),
         "width": item.sample.width,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
 import pytest
 import yaml
-from harness_fakes import card
+from harness_fakes import Fake, card, rec_rows, truth, write_benchmark
 
+from groma_eval import evaluate
 from groma_eval.cards import QUESTION_KINDS, load_cards, parse_card, registry, select
-from groma_eval.core import HarnessError
+from groma_eval.core import Decoding, HarnessError, Setup
 from groma_eval.readers import READERS
 
 
@@ -49,6 +53,14 @@ def test_splits_expand_and_share():
         ({"protocols": {"p": {"decoding": {"max_tokens": 3}}}}, "protocols.p: decoding has no setting 'max_tokens'"),
         ({"protocols": {"p": {"prompts": {"ground": "x"}}}}, "no question kind 'ground'"),
         ({"default_protocol": "q"}, "default_protocol 'q'"),
+        ({"protocols": {"p": {"setups": {}}}}, "protocols.p: unknown field 'setups' \\(did you mean 'setup'"),
+        ({"protocols": {"p": {"setup": {"nms": 1}}}}, "protocols.p.setup: unknown field 'nms'"),
+        ({"protocols": {"p": {"setup": {"preprocessing": "tf"}}}}, "preprocessing is 'tf'; it is one of pil, cv2"),
+        ({"protocols": {"p": {"setup": {"score_threshold": "x"}}}}, "'score_threshold' must be a number"),
+        ({"protocols": {"p": {"setup": {"score_threshold": 1.5}}}}, "score_threshold is 1.5; it must be from 0 to 1"),
+        ({"protocols": {"p": {"setup": {"instructions": {"locate": "x"}}}}}, "instructions names no question kind"),
+        ({"protocols": {"p": {"setup": {"instructions": {"describe": 1}}}}}, "instructions.describe must be text"),
+        ({"protocols": {"p": {"decoding": {"setup": {}}}}}, "decoding has no setting 'setup'"),
     ],
 )
 def test_a_bad_field_is_named(change, message):
@@ -90,6 +102,56 @@ def test_built_in_cards_load_and_know_the_official_totals():
         "refcoco+_testA": 5726, "refcoco+_testB": 4889, "refcocog_val": 4896, "refcocog_test": 9602,
     }  # fmt: skip
     assert {name: cards[name].counts["questions"] for name in totals} == totals
+
+
+def test_a_setup_stands_beside_the_decoding_limits():
+    raw = {"decoding": {"max_new_tokens": 3}, "setup": {"preprocessing": "cv2", "score_threshold": 0}}
+    (found,) = parse_card(card(protocols={"p": raw, "q": {}}), "x")
+    limits = Decoding(**found.protocols["p"].decoding)
+    assert limits == Decoding(max_new_tokens=3, setup=Setup(preprocessing="cv2", score_threshold=0))
+    assert asdict(limits)["setup"] == {"preprocessing": "cv2", "score_threshold": 0, "instructions": {}}
+    assert Decoding(**found.protocols["q"].decoding).setup == Setup()
+
+
+def test_a_setup_reaches_the_model_and_the_manifest(tmp_path):
+    seen = []
+
+    class Keeping(Fake):
+        def answer(self, samples, decoding, *args):
+            seen.append(decoding.setup)
+            return super().answer(samples, decoding, *args)
+
+    def run(**changed):
+        raw = {"decoding": {"max_new_tokens": 3}, "setup": {"score_threshold": 0.15, **changed}}
+        path = write_benchmark(tmp_path, rec_rows(), protocols={"released": raw})
+        evaluate(Keeping(truth), path, out=tmp_path / "run", data_root=tmp_path, progress=False)
+
+    run(preprocessing="cv2")
+    assert set(map(str, seen)) == {str(Setup(preprocessing="cv2", score_threshold=0.15))}
+    entry = json.loads((tmp_path / "run/manifest.json").read_text())["benchmarks"]["toy"]
+    assert entry["decoding"]["setup"] == {"preprocessing": "cv2", "score_threshold": 0.15, "instructions": {}}
+    with pytest.raises(HarnessError, match="another toy"):
+        run(preprocessing="pil")
+
+
+def test_the_released_protocols_ask_as_the_scripts_do():
+    cards = registry()
+    asked = {
+        "refcoco_val": (3, 0.15, "Locate <p>{text}</p> in the image.", {"iou": ">", "answer": "first"}),
+        "lvis_ground": (10, 0.15, "Locate all <p>{text:lower}</p> in this image.", {"rank": "emission"}),
+        "refcocog_caption_val": (
+            100, None, "Can you provide me with a detailed description of {box}?", {"text": "released"},
+        ),
+        "vg_caption_test": (100, None, "What is {box}?", {"text": "released"}),
+    }  # fmt: skip
+    for name, (tokens, threshold, instruction, rules) in asked.items():
+        protocol = cards[name].protocols["released"]
+        limits = Decoding(**protocol.decoding)
+        kind = QUESTION_KINDS[cards[name].reader]
+        assert limits.max_new_tokens == tokens
+        assert limits.setup == Setup(preprocessing="cv2", score_threshold=threshold, instructions={kind: instruction})
+        assert protocol.rules == rules
+        assert cards[name].protocols["paper"].decoding.keys() == {"max_new_tokens"}
 
 
 def test_an_unknown_protocol_names_the_known_ones():

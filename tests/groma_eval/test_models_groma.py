@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from groma_eval.core import Decoding, HarnessError, Question, Sample
+from groma_eval.core import Decoding, HarnessError, Question, Sample, Setup
 from groma_eval.models import load, registry
 from groma_eval.models.groma import GromaAdapter, open_image, printed_size
 from groma_model.grounded_text import parse
@@ -20,15 +20,18 @@ class FakeGroma:
     """Answers ``ground_*`` about "red" by region 1, about anything else by text without a region."""
 
     def __init__(self):
-        self.config = SimpleNamespace(pointer_head=True, score_threshold=0.15, nms_threshold=0.6)
+        self.config = SimpleNamespace(pointer_head=True, score_threshold=0.15, nms_threshold=0.6, image_size=16)
         self.num_parameters = 5_500_000
         self.checkpoint_hash = "ab" * 32
         self.native_prompts = {"ground_one": "locate {text}"}
         self.perceived = []
+        self.thresholds = []
         self.asked = []
 
     def perceive_batch(self, images):
         self.perceived.append([image.size for image in images])
+        self.images = images
+        self.thresholds.append(self.config.score_threshold)
         boxes = torch.tensor(BOXES)
         every = torch.cat([boxes, torch.tensor([[0.0, 0.0, 1.0, 1.0]])])
         return [
@@ -44,6 +47,7 @@ class FakeGroma:
 
     def answer(self, scenes, queries, max_new_tokens):
         assert len(scenes) == len(queries)
+        self.thresholds.append(self.config.score_threshold)
         self.asked.append((queries, max_new_tokens))
         return [[self._one(query) for query in each] for each in queries]
 
@@ -151,6 +155,49 @@ def test_sampling_is_refused(groma, pictures):
         answers(GromaAdapter(groma, "x"), sample(pictures / "a.png"), decoding=Decoding(do_sample=True))
 
 
+def test_a_protocols_setup_is_followed(groma, pictures):
+    instructions = {"ground_all": "all <p>{text:lower}</p>", "describe": "What is {box}?"}
+    setup = Setup(preprocessing="cv2", score_threshold=0.3, instructions=instructions)
+    asked = [
+        Question("1", "ground_one", text="Red"),
+        Question("2", "ground_all", text=" Wild Boar "),
+        Question("3", "describe", box=BOXES[0]),
+    ]
+    adapter = GromaAdapter(groma, "fake")
+    answers(adapter, sample(pictures / "a.png", *asked), decoding=Decoding(setup=setup))
+    ((queries,), _) = groma.asked[0]
+    assert [(q.text, q.template) for q in queries] == [
+        ("Red", None), ("wild boar", "all <p>{text}</p>"), ("", "What is {box}?"),
+    ]  # fmt: skip
+    assert groma.perceived == [[(16, 16)]]
+    assert groma.thresholds == [0.3, 0.3]
+    assert groma.config.score_threshold == 0.15
+    answers(adapter, sample(pictures / "a.png", *asked))
+    assert groma.perceived[-1] == [(40, 30)]
+    assert groma.thresholds[-1] == 0.15
+
+
+def test_the_command_line_goes_before_the_protocol(groma, pictures):
+    adapter = GromaAdapter(groma, "fake", fixed={"score_threshold"})
+    decoding = Decoding(setup=Setup(score_threshold=0.3))
+    answers(adapter, sample(pictures / "a.png", Question("1", "propose")), decoding=decoding)
+    assert groma.thresholds == [0.15]
+
+
+def test_pictures_are_turned_only_as_opencv_reads_them(groma, tmp_path):
+    picture = Image.new("RGB", (30, 20), "black")
+    picture.paste("white", (0, 0, 15, 20))
+    picture.getexif()[0x0112] = 6  # to be turned clockwise by 90 degrees
+    picture.save(tmp_path / "turned.png", exif=picture.getexif())
+    assert open_image(tmp_path / "turned.png").size == (30, 20)
+    turned = open_image(tmp_path / "turned.png", rotate=True)
+    assert (turned.mode, turned.size) == ("RGB", (20, 30))
+    asked = sample(tmp_path / "turned.png", Question("1", "propose"))
+    answers(GromaAdapter(groma, "x"), asked, decoding=Decoding(setup=Setup(preprocessing="cv2")))
+    (seen,) = groma.images
+    assert [seen.getpixel(at) for at in ((8, 2), (8, 13))] == [(255,) * 3, (0,) * 3]
+
+
 @pytest.mark.parametrize(
     ("count", "printed"),
     [(7_377_311_657, "7B"), (12_345_678, "12M"), (5_500_000, "5.5M"), (123_456, "123K"), (999, "999")],
@@ -196,6 +243,7 @@ def test_settings_reach_the_model_and_its_notes(monkeypatch, groma):
     adapter = GromaAdapter.load("c", name="n", device="cpu", dtype="bf16", model_args={"nms_threshold": "0.5"})
     assert called == {"c": {"device": "cpu", "dtype": torch.bfloat16}}
     assert groma.config.nms_threshold == 0.5
+    assert adapter._fixed == {"nms_threshold"}
     assert adapter.info.notes[-1] == "nms_threshold=0.5"
 
 

@@ -6,6 +6,7 @@ import pytest
 
 from groma_eval.core import HarnessError, Prediction, Question, Sample
 from groma_eval.tasks import TASKS, Regions
+from groma_eval.tasks.caption import released_text
 
 A, B = (0.0, 0.0, 0.2, 0.2), (0.5, 0.5, 0.9, 0.9)
 
@@ -83,6 +84,29 @@ def test_grounding_truth_and_misses():
     assert result.metrics["not_selected"] == 25  # the one of y
     low, high = result.intervals["recall@0.5"]
     assert low <= 25 <= high
+
+
+def test_grounding_may_leave_confidences_aside():
+    samples = _samples("ground_all", [{"boxes": [A], "areas": [400], "category": 1, "frequency": "r"}])
+    given = [Prediction("0", boxes=[B, A], confidences=[0.1, 0.9])]
+    assert _score("grounding", samples, given).metrics["ar"] == 100
+    assert _score("grounding", samples, given, rules={"rank": "emission"}).metrics["ar"] == 0
+    with pytest.raises(HarnessError, match="mend the card"):
+        _score("grounding", samples, given, rules={"rank": "score"})
+
+
+def test_captions_as_the_released_scripts_clean_them():
+    raw = "'a <p> red cup </p><roi><r4> <r99></roi> on\na [grounding]  table <b <c> here '\n"
+    assert released_text(raw) == "a red cup ona [grounding] table here"
+    samples = _samples("describe", [{"references": ["red cup"]}, {"references": ["blue dog"]}])
+    given = [Prediction("0", raw="<p> red cup </p>", text="other"), Prediction("1", raw="blue dog", text="other")]
+    assert _score("caption", samples, given).metrics["meteor"] == 0
+    assert _score("caption", samples, given, rules={"text": "released"}).metrics["meteor"] > 40
+    assert given[0].text == "other"
+    failed = [Prediction("0", raw="red cup", status="failed")]
+    assert _score("caption", samples, failed, rules={"text": "released"}).metrics["meteor"] == 0
+    with pytest.raises(HarnessError, match="mend the card"):
+        _score("caption", samples, given, rules={"text": "raw"})
 
 
 def test_caption_scores_attributes_and_phrases():

@@ -6,15 +6,17 @@ Test modules of this folder import it as ``from fixture import small_config`` (p
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from groma_model.checkpoints import stored_name
 from groma_model.configuration import GromaConfig
+from groma_model.modeling import GromaForConditionalGeneration
+from groma_model.released import native_names
 
 
 def small_config(**overrides: Any) -> GromaConfig:
@@ -75,18 +77,15 @@ def claims(shared: Path) -> Any:
     return json.loads((shared / "parity" / "claims.json").read_text())
 
 
-def released_weights(shared: Path, names: Iterable[tuple[str, str]]) -> dict[str, Tensor]:
-    """The fixture checkpoint's tensors whose released name a table knows, in float32, under our names.
+def released_weights(shared: Path, module: str) -> dict[str, Tensor]:
+    """One module's tensors of the fixture checkpoint, in float32, under the names of its state dict.
 
-    ``names`` is a table of (released regular expression, our replacement); the first full match counts. Two released
-    names may stand for one tensor (the checkpoint stores shared heads twice).
+    ``module``: ``"vision_encoder"``, ``"proposer"``, ... The checkpoint stores shared heads twice.
     """
-    table = [(re.compile(pattern), ours) for pattern, ours in names]
-    renamed: dict[str, Tensor] = {}
+    with torch.device("meta"):
+        names = GromaForConditionalGeneration(small_config()).state_dict()
+    ours = {stored_name(name): name for name in names}
+    table = native_names(ours)
     with safe_open(shared / "parity" / "small" / "checkpoint" / "model.safetensors", "pt") as file:
-        for key in file.keys():  # noqa: SIM118 - not a dict
-            for pattern, ours in table:
-                if match := pattern.fullmatch(key):
-                    renamed[match.expand(ours)] = file.get_tensor(key).float()
-                    break
-    return renamed
+        found = {ours[table[key]]: file.get_tensor(key).float() for key in file.keys()}  # noqa: SIM118 - not a dict
+    return {name.removeprefix(f"{module}."): t for name, t in found.items() if name.startswith(f"{module}.")}

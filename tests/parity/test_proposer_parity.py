@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import re
-
 import pytest
 import torch
 from fixture import claims, released_weights, results, small_config, tensors
 
 import groma_model.training.detection_loss as loss_module
 from groma_model.boxes import cxcywh_to_xyxy
-from groma_model.configuration import preset
-from groma_model.proposer import RELEASED_NAMES, RegionProposer
+from groma_model.proposer import RegionProposer
+from groma_model.released import released_names
 from groma_model.training.detection_loss import detection_loss
 
 
 @pytest.fixture(scope="module")
 def proposer(shared) -> RegionProposer:
     model = RegionProposer(small_config()).eval()
-    model.load_state_dict(released_weights(shared, RELEASED_NAMES), strict=True)
+    model.load_state_dict(released_weights(shared, "proposer"), strict=True)
     return model
 
 
@@ -38,7 +35,7 @@ def _recorder(module: torch.nn.Module) -> list[torch.Tensor]:
 @torch.no_grad()
 def test_every_recorded_stage(shared, states):
     model = RegionProposer(small_config()).eval()
-    model.load_state_dict(released_weights(shared, RELEASED_NAMES), strict=True)
+    model.load_state_dict(released_weights(shared, "proposer"), strict=True)
     recorded = tensors(shared, "02_perceiver")
     watched = {
         "input_proj": _recorder(model.input_proj[0]),
@@ -76,23 +73,6 @@ def test_accumulating_refinement_is_another_model(shared, proposer, states):
     model.load_state_dict(proposer.state_dict())
     difference = (model(states).layer_boxes[-1] - tensors(shared, "02_perceiver")["pred_boxes"]).abs().max()
     assert difference > 0.1
-
-
-def test_full_size_has_the_released_tensors(shared):
-    listed = json.loads((shared / "parity" / "full_7b_manifest.json").read_text())["tensors"]
-    with torch.device("meta"):
-        ours = {name: list(p.shape) for name, p in RegionProposer(preset("7b")).state_dict().items()}
-    table = [(re.compile(pattern), target) for pattern, target in RELEASED_NAMES]
-    released: dict[str, list[int]] = {}
-    for name, shape in ((name, entry["shape"]) for name, entry in listed.items()):
-        matches = [m.expand(target) for pattern, target in table if (m := pattern.fullmatch(name))]
-        assert len(matches) <= 1, f"{name} is renamed by {len(matches)} rules"
-        if name.startswith(("perceiver.ddetr_transformer.", "perceiver.input_proj.")):
-            assert matches, f"{name} has no rule"
-        if matches:
-            assert released.setdefault(matches[0], shape) == shape
-    assert released == ours
-    assert sum(torch.Size(shape).numel() for shape in ours.values()) == 11_114_921 + 262_912
 
 
 @pytest.mark.parametrize("source", ["coco", "sa1b"])
@@ -139,5 +119,9 @@ def test_hungarian_matches(shared, proposer, states, source, monkeypatch):
 
 
 def _renamed(released: dict) -> dict:
-    table = [(re.compile(pattern), target) for pattern, target in RELEASED_NAMES]
-    return {m.expand(t): value for name, value in released.items() for p, t in table if (m := p.fullmatch(name))}
+    names = {released: name for name in _names() for released in released_names(f"proposer.{name}")}
+    return {names[name]: value for name, value in released.items()}
+
+
+def _names() -> list[str]:
+    return [name for name, _ in RegionProposer(small_config()).named_parameters()]
