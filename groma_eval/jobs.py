@@ -146,7 +146,7 @@ def _training_hash(card: Card, model: Model, root: Path) -> str | None:
 
 
 def _decoding(protocol: CardProtocol, gen_args: Mapping[str, Any], seed: int) -> Decoding:
-    kinds = {f.name: type(f.default) for f in fields(Decoding)}
+    kinds = {f.name: type(f.default) for f in fields(Decoding) if f.name != "setup"}
     values = {**protocol.decoding, "seed": seed}
     for key, given in gen_args.items():
         if key not in kinds:

@@ -288,7 +288,7 @@ class Groma:
             rendered = render_question(native["converse"], exchange.question, bool(named))
             raw = _renumber(exchange, prefix.boxes)
             ids += self.processor.question_ids(rendered, named)
-            ids += [*self.processor.encode(raw), self.processor.eos_id]
+            ids += self.processor.answer_ids(raw)
             refer += named
             prompts += [self.processor.template.question(rendered), f" {raw}</s>"]
         named = [next(regions)] if query.box is not None else []
