@@ -27,7 +27,7 @@ def main(root: Path, number: int) -> None:
     draw_grounded(image, caption.grounded).save(HERE / "caption.png")
     print("caption:", caption.raw)
 
-    answer = groma.perceive(image).chat("how many red objects are there?")
+    answer = groma.perceive(image).chat("how many yellow objects are there?")
     draw_grounded(image, answer).save(HERE / "chat.png")
     print("chat:", answer.raw)
 
