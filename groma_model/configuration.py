@@ -222,7 +222,7 @@ _PRESETS: dict[str, dict[str, Any]] = {
                         num_hidden_layers=3, num_attention_heads=4, num_key_value_heads=4, initializer_range=0.04,
                         max_position_embeddings=2048, rms_norm_eps=1e-5, bos_token_id=1, eos_token_id=2),
         image_size=128, proposer_dim=64, proposer_heads=4, proposer_ffn_dim=128, proposer_encoder_layers=1,
-        proposer_decoder_layers=2, num_queries=48, proposer_box_head_dim=64, proposer_dropout=0.0, anchor_size=0.2,
+        proposer_decoder_layers=2, num_queries=30, proposer_box_head_dim=64, proposer_dropout=0.0, anchor_size=0.2,
         score_threshold=0.15, max_regions=30, region_scales=(2, 1, 1), region_fuse_convs=1, region_norm_groups=8,
         roi_size=4, region_dim=128, region_box_dim=64, prompt_template="brief",
         pointer_head=True, pointer_dim=64,
