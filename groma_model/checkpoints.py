@@ -23,7 +23,7 @@ from groma_model.configuration import GromaConfig
 from groma_model.modeling import GromaForConditionalGeneration
 from groma_model.processing import GromaProcessor
 from groma_model.released import is_released, native_config, native_names, released_config, released_names
-from groma_model.released_tokenizer import released_tokenizer
+from groma_model.released_tokenizer import read_json, released_tokenizer
 
 #: Checkpoints that ship with the package, by name.
 BUNDLED = Path(__file__).parent / "checkpoints_bundled"
@@ -89,7 +89,7 @@ def load_checkpoint(
     Raises:
         ValueError: one line naming the folder and what does not fit.
     """
-    values = _read_json(folder / "config.json")
+    values = read_json(folder / "config.json")
     released = is_released(values)
     if not released and (values.get("model_type") != GromaConfig.model_type or "vision_config" not in values):
         raise ValueError(
@@ -118,22 +118,13 @@ def checkpoint_digest(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text())
-    except FileNotFoundError:
-        raise ValueError(f"{path.parent} is not a checkpoint: it has no {path.name}") from None
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}: not JSON ({error.msg})") from None
-
-
 def _released_config(folder: Path, values: dict[str, Any]) -> GromaConfig:
     try:
         config = native_config(values)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
     if (folder / "preprocessor_config.json").is_file():
-        transform = _read_json(folder / "preprocessor_config.json")
+        transform = read_json(folder / "preprocessor_config.json")
         config.image_mean = tuple(transform.get("image_mean", config.image_mean))
         config.image_std = tuple(transform.get("image_std", config.image_std))
     return config
@@ -212,7 +203,7 @@ def _shards(folder: Path) -> Iterator[tuple[Path, Iterator[tuple[str, Tensor]]]]
     if not files:
         raise ValueError(f"{folder} has no *.safetensors and no pytorch_model*.bin file")
     for index in folder.glob("*.index.json"):
-        named = set(_read_json(index).get("weight_map", {}).values())
+        named = set(read_json(index).get("weight_map", {}).values())
         lost = sorted(n for n in named if not (folder / n).is_file() and n.endswith(files[0].suffix))
         if lost:
             raise ValueError(f"{folder} lacks {lost[0]}, which {index.name} names: fetch it again")
@@ -266,7 +257,7 @@ def convert_checkpoint(source: Path, target: Path, layout: str) -> None:
         raise ValueError(f"layout {layout!r} is unknown; choose native or released")
     if target.exists():
         raise ValueError(f"{target} exists already: choose another folder or remove it")
-    values = _read_json(source / "config.json")
+    values = read_json(source / "config.json")
     released = is_released(values)
     if released == (layout == "released"):
         raise ValueError(f"{source} has the {layout} layout already")

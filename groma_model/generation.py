@@ -201,11 +201,11 @@ class Groma:
         return self.perceive_batch([image])[0]
 
     @torch.inference_mode()
-    def perceive_batch(self, images: Sequence[Image.Image]) -> list[Scene]:
-        """Pictures in one batch; each is encoded once."""
+    def perceive_batch(self, images: Sequence[Image.Image], resize: str = "pil") -> list[Scene]:
+        """Pictures in one batch; each is encoded once. ``resize``: see :meth:`GromaProcessor.pixel_values`."""
         if not images:
             return []
-        pixels = self.processor.pixel_values(images).to(self.model.device, self.model.dtype)
+        pixels = self.processor.pixel_values(images, resize=resize).to(self.model.device, self.model.dtype)
         perception = self.model.perceive(pixels)
         scenes = []
         for i, (image, selection) in enumerate(zip(images, perception.selections, strict=True)):

@@ -65,7 +65,7 @@ def released_tokenizer(folder: Path, config: GromaConfig) -> ReleasedTokenizer:
             "take both files from one checkpoint"
         )
     _check_added(folder / "added_tokens.json", config.new_tokens, base)
-    settings = _read_json(folder / "tokenizer_config.json")
+    settings = read_json(folder / "tokenizer_config.json")
     name = settings.get("tokenizer_class", "LlamaTokenizer")
     if name not in ("LlamaTokenizer", "LlamaTokenizerFast"):
         raise ValueError(
@@ -294,7 +294,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 def _check_added(path: Path, new_tokens: Sequence[str], base: int) -> None:
     """Raise ValueError unless the file gives the new tokens, and no others, the ids from ``base`` on in their order."""
-    found = _read_json(path)
+    found = read_json(path)
     for token, expected in zip(new_tokens, range(base, base + len(new_tokens))):
         if token not in found:
             raise ValueError(
@@ -312,7 +312,8 @@ def _check_added(path: Path, new_tokens: Sequence[str], base: int) -> None:
         )
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """A checkpoint's JSON file. Raises ValueError (one line) where it is missing, malformed or no object."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

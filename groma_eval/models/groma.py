@@ -83,9 +83,11 @@ class GromaAdapter:
         if decoding.do_sample:
             raise HarnessError(f"model {self.info.name!r} decodes greedily; leave do_sample out of --gen-args")
         opened: list[tuple[Sample, Image]] = []
+        preprocessing = decoding.setup.preprocessing or "pil"
         for sample in samples:
             try:
-                opened.append((sample, self._open(sample.image, decoding.setup)))
+                # OpenCV turns a picture as its EXIF data says.
+                opened.append((sample, open_image(sample.image, rotate=preprocessing == "cv2")))
             except HarnessError as error:
                 yield failed_image(sample, str(error))
         if not opened:
@@ -93,7 +95,7 @@ class GromaAdapter:
         asked = [[question for question in sample.questions if question.kind != "propose"] for sample, _ in opened]
         answers: Sequence[Sequence[Any]] = [[] for _ in opened]
         with self._set_up(decoding.setup):
-            scenes = self.groma.perceive_batch([image for _, image in opened])
+            scenes = self.groma.perceive_batch([image for _, image in opened], preprocessing)
             if any(asked):
                 wording = decoding.setup.instructions
                 queries = [[_query(q, wording.get(q.kind)) for q in questions] for questions in asked]
@@ -103,14 +105,6 @@ class GromaAdapter:
             proposals, objectness = _regions(sample, scene)
             predictions = [found.get(question.id) or Prediction(question.id) for question in sample.questions]
             yield ImageAnswer(sample.image_id, predictions, proposals, objectness)
-
-    def _open(self, path: Path | None, setup: Setup) -> Image:
-        """The picture, where the protocol says so turned and resized as OpenCV does both."""
-        if setup.preprocessing != "cv2":
-            return open_image(path)
-        from groma_model.ops.resize import resize_picture
-
-        return resize_picture(open_image(path, rotate=True), self.groma.config.image_size)
 
     @contextmanager
     def _set_up(self, setup: Setup) -> Iterator[None]:

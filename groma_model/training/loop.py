@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs
+from accelerate.state import AcceleratorState
 from accelerate.utils import set_seed
 from torch import nn
 from tqdm import tqdm
@@ -134,6 +135,8 @@ def train(
         torch.set_num_threads(recipe.threads)
     # Only detection leaves parameters without gradient (the objectness head of the other source, say).
     kwargs = DistributedDataParallelKwargs(find_unused_parameters=recipe.stage == "detect")
+    # It keeps the precision of the first stage that a process ran, and would refuse another.
+    AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=recipe.precision, kwargs_handlers=[kwargs])
     processes, process = accelerator.num_processes, accelerator.process_index
     if recipe.batch_size % processes:

@@ -28,7 +28,8 @@ class FakeGroma:
         self.thresholds = []
         self.asked = []
 
-    def perceive_batch(self, images):
+    def perceive_batch(self, images, resize="pil"):
+        self.resize = resize
         self.perceived.append([image.size for image in images])
         self.images = images
         self.thresholds.append(self.config.score_threshold)
@@ -169,11 +170,11 @@ def test_a_protocols_setup_is_followed(groma, pictures):
     assert [(q.text, q.template) for q in queries] == [
         ("Red", None), ("wild boar", "all <p>{text}</p>"), ("", "What is {box}?"),
     ]  # fmt: skip
-    assert groma.perceived == [[(16, 16)]]
+    assert (groma.perceived, groma.resize) == ([[(40, 30)]], "cv2")
     assert groma.thresholds == [0.3, 0.3]
     assert groma.config.score_threshold == 0.15
     answers(adapter, sample(pictures / "a.png", *asked))
-    assert groma.perceived[-1] == [(40, 30)]
+    assert (groma.perceived[-1], groma.resize) == ([(40, 30)], "pil")
     assert groma.thresholds[-1] == 0.15
 
 
@@ -195,7 +196,7 @@ def test_pictures_are_turned_only_as_opencv_reads_them(groma, tmp_path):
     asked = sample(tmp_path / "turned.png", Question("1", "propose"))
     answers(GromaAdapter(groma, "x"), asked, decoding=Decoding(setup=Setup(preprocessing="cv2")))
     (seen,) = groma.images
-    assert [seen.getpixel(at) for at in ((8, 2), (8, 13))] == [(255,) * 3, (0,) * 3]
+    assert [seen.getpixel(at) for at in ((8, 2), (8, 27))] == [(255,) * 3, (0,) * 3]
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,14 @@ def test_a_packed_block_computes_what_it_would_compute_alone():
         alone_packed, alone = hidden([image], [[blocks[image][number - 1]]])
         mine = together[image][packed.segment[image] == number]
         assert torch.allclose(mine, alone[0][alone_packed.segment[0] == 1], atol=1e-4)
+        # Alone there is nothing to hide but the future: an ordinary causal mask.
+        size = alone.shape[1]
+        features = torch.cat([scenes[image].image_tokens, scenes[image].region_tokens])[None]
+        with torch.no_grad():
+            embeddings = model.embed(alone_packed.ids, alone_packed.feature_index, features, count)
+            causal = torch.ones(1, 1, size, size, dtype=torch.bool).tril()
+            plain = model.run_llm(embeddings, causal, alone_packed.positions)
+        assert torch.allclose(alone, plain, atol=1e-4)
         labels = packed.labels[image][packed.segment[image] == number]
         assert torch.equal(labels, alone_packed.labels[0][alone_packed.segment[0] == 1])
 
