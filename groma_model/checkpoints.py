@@ -12,7 +12,8 @@ import hashlib
 import json
 import re
 import shutil
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from torch import Tensor
 
 from groma_model.configuration import GromaConfig
 from groma_model.modeling import GromaForConditionalGeneration
+from groma_model.placement import finish, plan
 from groma_model.processing import GromaProcessor
 from groma_model.released import is_released, native_config, native_names, released_config, released_names
 from groma_model.released_tokenizer import read_json, released_tokenizer
@@ -78,16 +80,23 @@ def resolve_checkpoint(name: str | Path) -> Path:
 
 
 def load_checkpoint(
-    folder: Path, dtype: torch.dtype | str | None = None, device: torch.device | str = "cpu"
+    folder: Path,
+    dtype: torch.dtype | str | None = None,
+    device: torch.device | str = "cpu",
+    *,
+    device_map: str | Mapping[int, torch.device | str | int] | None = None,
+    quantization: str | None = None,
+    attn_implementation: str | None = None,
 ) -> tuple[GromaForConditionalGeneration, GromaProcessor]:
     """Read model and processor of either layout, strictly: every tensor used, none missing.
 
     Args:
         dtype: of the parameters; float32 unless given (``"bfloat16"``, ``torch.float16``, ...).
         device: where the parameters go, one by one.
+        device_map, quantization, attn_implementation: see :func:`groma_model.placement.plan`.
 
     Raises:
-        ValueError: one line naming the folder and what does not fit.
+        ValueError: one line naming the folder and what does not fit, or an option that is not to be had.
     """
     values = read_json(folder / "config.json")
     released = is_released(values)
@@ -104,7 +113,9 @@ def load_checkpoint(
         processor = GromaProcessor.from_pretrained(folder, config)
     with torch.device("meta"):
         model = GromaForConditionalGeneration(config)
-    _fill(model, folder, released, dtype, device)
+    placement = plan(model, dtype, device, device_map, quantization, attn_implementation)
+    _fill(model, folder, released, dtype, placement.device_of)
+    finish(model, placement)
     return model, processor
 
 
@@ -125,9 +136,25 @@ def _released_config(folder: Path, values: dict[str, Any]) -> GromaConfig:
         raise ValueError(f"{folder}: {error}") from None
     if (folder / "preprocessor_config.json").is_file():
         transform = read_json(folder / "preprocessor_config.json")
+        _warn_of_resizing(transform, config.image_size)
         config.image_mean = tuple(transform.get("image_mean", config.image_mean))
         config.image_std = tuple(transform.get("image_std", config.image_std))
     return config
+
+
+def _warn_of_resizing(transform: Mapping[str, Any], side: int) -> None:
+    """Warn where the released chat code would see other pixels: it does what preprocessor_config.json says."""
+    asked = []
+    for switch, field in (("do_resize", "size"), ("do_center_crop", "crop_size")):
+        size = transform.get(field)
+        if transform.get(switch) and set(size.values() if isinstance(size, Mapping) else [size]) != {side}:
+            asked.append(f"{field} {size!r}")
+    if asked:
+        warnings.warn(
+            f"preprocessor_config.json asks for {' and '.join(asked)}, which the released chat code obeys; here every "
+            f"picture is resized to {side} x {side}",
+            stacklevel=2,
+        )
 
 
 def save_checkpoint(
@@ -160,9 +187,13 @@ def save_model(model: GromaForConditionalGeneration, folder: Path, dtype: torch.
 
 
 def _fill(
-    model: GromaForConditionalGeneration, folder: Path, released: bool, dtype: torch.dtype, device: torch.device | str
+    model: GromaForConditionalGeneration,
+    folder: Path,
+    released: bool,
+    dtype: torch.dtype,
+    place: Callable[[str], torch.device],
 ) -> None:
-    """Give a model on the meta device its tensors."""
+    """Give a model on the meta device its tensors, each on the device that ``place`` gives for its name."""
     ours = {stored_name(name): name for name in model.state_dict()}
     places = native_names(ours) if released else {name: name for name in ours}
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
@@ -179,7 +210,7 @@ def _fill(
                     f"{tuple(shapes[name])}"
                 )
             missing.discard(places[stored])
-            found[name] = torch.empty_like(tensor, dtype=dtype, device=device).copy_(tensor)
+            found[name] = torch.empty_like(tensor, dtype=dtype, device=place(name)).copy_(tensor)
         model.load_state_dict(found, strict=False, assign=True)
     if missing:
         wanted = [released_names(name)[0] if released else name for name in sorted(missing)]
@@ -187,10 +218,11 @@ def _fill(
     for parameter in model.parameters():
         parameter.requires_grad_(True)
     # What no file holds: the rotary frequencies are computed when their module is built.
-    for parent in list(model.modules()):
+    for prefix, parent in list(model.named_modules()):
         for name, child in list(parent.named_children()):
             if any(b.is_meta for b in child.buffers(recurse=False)):
-                setattr(parent, name, type(child)(config=model.config.llm_config).to(device))
+                computed = type(child)(config=model.config.llm_config)
+                setattr(parent, name, computed.to(place(f"{prefix}.{name}.")))
 
 
 def _shards(folder: Path) -> Iterator[tuple[Path, Iterator[tuple[str, Tensor]]]]:
@@ -219,11 +251,13 @@ def _safetensors(path: Path) -> Iterator[tuple[str, Tensor]]:
     from safetensors import safe_open
 
     try:
-        file = safe_open(path, "pt")
+        with safe_open(path, "pt") as file:
+            names = list(file.keys())
     except Exception as error:  # safetensors raises its own class for a truncated file
         raise ValueError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
-    with file:
-        for name in file.keys():  # noqa: SIM118 - not a dict
+    for name in names:
+        # Opened anew: the pages that were read of a file count as this process's memory for as long as it is open.
+        with safe_open(path, "pt") as file:
             yield name, file.get_tensor(name)
 
 

@@ -13,7 +13,7 @@ key/value cache of the shared prompt prefix. Boxes are xyxy, normalised to the o
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -29,6 +29,7 @@ from groma_model.configuration import GromaConfig
 from groma_model.grounded_text import Box, GroundedText, parse
 from groma_model.modeling import GromaForConditionalGeneration
 from groma_model.packing import feature_indices
+from groma_model.placement import count_parameters
 from groma_model.processing import BOX_PLACEHOLDER, GromaProcessor, render_question
 from groma_model.regions import select_regions, shuffle
 
@@ -174,22 +175,40 @@ class Groma:
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, device: str | torch.device | None = None, dtype: torch.dtype | str | None = None
+        cls,
+        name: str | Path,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | str | None = None,
+        *,
+        device_map: str | Mapping[int, torch.device | str | int] | None = None,
+        quantization: str | None = None,
+        attn_implementation: str | None = None,
     ) -> Groma:
         """Load the bundled ``groma-tiny``, a folder, or a hub id.
 
+        Args:
+            device_map, quantization, attn_implementation: see :func:`groma_model.placement.plan`.
+
         Raises:
-            ValueError: one line, when it is not a Groma checkpoint or does not fit its own configuration.
+            ValueError: one line, when it is not a Groma checkpoint, does not fit its own configuration, or an option
+                is not to be had.
         """
         folder = resolve_checkpoint(name)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        model, processor = load_checkpoint(folder, dtype, device)
+        model, processor = load_checkpoint(
+            folder,
+            dtype,
+            device,
+            device_map=device_map,
+            quantization=quantization,
+            attn_implementation=attn_implementation,
+        )
         return cls(model, processor, checkpoint_digest(folder))
 
     @property
     def num_parameters(self) -> int:
         """All parameters, each counted once."""
-        return sum(p.numel() for p in self.model.parameters())
+        return count_parameters(self.model)
 
     @property
     def native_prompts(self) -> dict[str, str]:
@@ -390,8 +409,9 @@ class Groma:
         cache = DynamicCache(config=self.config.llm_config)
         for layer in range(self.config.llm_config.num_hidden_layers):
             stored = [p.cache.layers[layer] for p in unique]
-            keys = torch.cat([_pad_rows(s.keys, past) for s in stored])[rows]
-            values = torch.cat([_pad_rows(s.values, past) for s in stored])[rows]
+            chosen = rows.to(stored[0].keys.device)  # a layer away from the main device keeps its cache there
+            keys = torch.cat([_pad_rows(s.keys, past) for s in stored])[chosen]
+            values = torch.cat([_pad_rows(s.values, past) for s in stored])[chosen]
             cache.update(keys, values, layer)
         most = max(len(p.region_tokens) for p in unique)
         features = torch.stack([torch.cat([p.image_tokens, _pad_rows(p.region_tokens, most)]) for p in unique])[rows]

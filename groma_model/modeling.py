@@ -104,12 +104,19 @@ class GromaForConditionalGeneration(PreTrainedModel):
 
     @classmethod
     def from_pretrained(
-        cls, name: str | Path, *, dtype: torch.dtype | str | None = None, device: torch.device | str = "cpu", **_: Any
-    ) -> GromaForConditionalGeneration:
-        """The model alone of a bundled name, a folder of either layout or a hub id (transformers' entry point)."""
+        cls, name: str | Path, *, dtype: torch.dtype | str | None = None, device: torch.device | str = "cpu",
+        device_map: Any = None, quantization: str | None = None, attn_implementation: str | None = None, **_: Any,
+    ) -> GromaForConditionalGeneration:  # fmt: skip
+        """The model alone of a bundled name, a folder of either layout or a hub id (transformers' entry point).
+
+        The options are those of :func:`groma_model.checkpoints.load_checkpoint`.
+        """
         from groma_model.checkpoints import load_checkpoint, resolve_checkpoint
 
-        return load_checkpoint(resolve_checkpoint(name), dtype, device)[0]
+        return load_checkpoint(
+            resolve_checkpoint(name), dtype, device,
+            device_map=device_map, quantization=quantization, attn_implementation=attn_implementation,
+        )[0]  # fmt: skip
 
     def save_pretrained(self, folder: str | Path, **_: Any) -> None:
         """Write config.json and model.safetensors; the processor writes the tokenizer's files."""
@@ -209,19 +216,27 @@ class GromaForConditionalGeneration(PreTrainedModel):
     ) -> Tensor:
         """Last hidden states (B, T, H).
 
-        ``mask``: boolean (B, 1, T, T + past), True where visible, or that of packed sequences.
+        Args:
+            mask: boolean (B, 1, T, T + past), True where visible, or that of packed sequences. Flash attention is
+                causal by itself: it takes from the mask only which positions the last one sees.
+
+        Raises:
+            ValueError: packed sequences under another implementation of attention than this package's.
         """
+        implementation = self.config.llm_config._attn_implementation
         packed = mask if isinstance(mask, PackedMask) else None
-        # Packed sequences ignore the dense mask, but without one the library would build its own.
-        visible = mask if packed is None else torch.ones(1, 1, 1, 1, dtype=torch.bool, device=embeddings.device)
-        floor = torch.finfo(embeddings.dtype).min
+        if packed is not None and implementation != ATTENTION:
+            raise ValueError(
+                f"packed sequences need attn_implementation {ATTENTION!r}, not {implementation!r}: load the model "
+                "without that option to train it"
+            )
         output = self.llm.model(
             inputs_embeds=embeddings,
-            attention_mask=torch.zeros_like(visible, dtype=embeddings.dtype).masked_fill(~visible, floor),
+            attention_mask=_layer_mask(mask, embeddings, implementation),
             position_ids=position_ids,
             past_key_values=cache,
             use_cache=cache is not None,
-            packed=packed,
+            **({} if packed is None else {"packed": packed}),
         )
         return output.last_hidden_state
 
@@ -242,3 +257,14 @@ class GromaForConditionalGeneration(PreTrainedModel):
             regions = (logits[:, first:] + padded).masked_fill(~exists, torch.finfo(torch.float32).min)
             logits = torch.cat([logits[:, :first], regions], -1)
         return logits
+
+
+def _layer_mask(mask: Tensor | PackedMask, embeddings: Tensor, implementation: str) -> Tensor:
+    """The mask as the wrapped layers take it: additive (B, 1, T, T + past); for flash attention (B, T + past)."""
+    if isinstance(mask, PackedMask):
+        # The layers ignore it beside a packed mask, but without one the library would build its own.
+        return torch.zeros(1, 1, 1, 1, dtype=embeddings.dtype, device=embeddings.device)
+    if implementation == "flash_attention_2":
+        return mask[:, 0, -1].expand(len(embeddings), -1)
+    floor = torch.finfo(embeddings.dtype).min
+    return torch.zeros_like(mask, dtype=embeddings.dtype).masked_fill(~mask, floor)

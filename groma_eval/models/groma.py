@@ -20,6 +20,10 @@ _DTYPES = {
 _KINDS = frozenset({"ground_one", "ground_all", "describe", "describe_scene", "converse", "propose"})
 #: Settings of proposal selection that may be changed for a run; a change is noted beside the model's name.
 _SETTINGS = ("score_threshold", "nms_threshold")
+#: Options of loading, see ``groma_model.placement``.
+_LOADING = ("device_map", "quantization", "attn_implementation")
+#: Of these, what may change answers and so is noted beside the model's name as well.
+_NOTED = ("quantization",)
 
 
 class GromaAdapter:
@@ -63,18 +67,20 @@ class GromaAdapter:
         """The adapter of a bundled name, a folder or a hub id.
 
         Raises:
-            HarnessError: no such checkpoint, one of another kind, or a device, dtype or setting that does not exist.
+            HarnessError: no such checkpoint, one of another kind, or a device, dtype or setting that is not to be had.
         """
         from groma_model import Groma
 
-        settings = _settings(name, model_args or {})
+        settings, loading = _settings(name, model_args or {})
         try:
-            groma = Groma.from_pretrained(checkpoint, device=_device(device), dtype=_dtype(dtype))
+            groma = Groma.from_pretrained(checkpoint, device=_device(device), dtype=_dtype(dtype), **loading)
         except (OSError, ValueError) as error:
             raise HarnessError(f"model {name!r}: {' '.join(str(error).split())}") from error
         for key, value in settings.items():
             setattr(groma.config, key, value)
-        return cls(groma, name, checkpoint, [f"{key}={value:g}" for key, value in settings.items()], settings)
+        notes = [f"{key}={value:g}" for key, value in settings.items()]
+        notes += [f"{key}={loading[key]}" for key in _NOTED if key in loading]
+        return cls(groma, name, checkpoint, notes, settings)
 
     def answer(
         self, samples: Sequence[Sample], decoding: Decoding, prompts: Mapping[str, str], protocol: str
@@ -202,18 +208,39 @@ def _box(values: Sequence[float]) -> Box:
     return (x1, y1, x2, y2)
 
 
-def _settings(name: str, model_args: Mapping[str, str]) -> dict[str, float]:
-    settings = {}
+def _settings(name: str, model_args: Mapping[str, str]) -> tuple[dict[str, float], dict[str, str]]:
+    """``--model-args`` as settings of proposal selection and options of loading."""
+    settings: dict[str, float] = {}
+    loading: dict[str, str] = {}
     for key, value in model_args.items():
-        if key not in _SETTINGS:
-            raise HarnessError(f"model {name!r} has no --model-args {key!r}; it has {' and '.join(_SETTINGS)}")
-        try:
-            settings[key] = float(value)
-        except ValueError:
-            settings[key] = -1.0
-        if not 0 <= settings[key] <= 1:
-            raise HarnessError(f"--model-args {key}={value}: must be a number from 0 to 1")
-    return settings
+        if key in _LOADING:
+            choices = _choices(key)
+            if value not in choices:
+                raise HarnessError(f"--model-args {key}={value}: must be {' or '.join(choices)}")
+            loading[key] = value
+        elif key in _SETTINGS:
+            settings[key] = _fraction(key, value)
+        else:
+            known = ", ".join((*_SETTINGS, *_LOADING))
+            raise HarnessError(f"model {name!r} has no --model-args {key!r}; it has {known}")
+    return settings, loading
+
+
+def _choices(option: str) -> tuple[str, ...]:
+    from groma_model.placement import ATTENTIONS, QUANTIZATIONS
+
+    # A mapping of single layers to devices is for Python alone.
+    return {"device_map": ("auto",), "quantization": QUANTIZATIONS, "attn_implementation": ATTENTIONS}[option]
+
+
+def _fraction(key: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise HarnessError(f"--model-args {key}={text}: must be a number from 0 to 1")
+    return value
 
 
 def _device(device: str | None) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
 
 import pytest
@@ -217,7 +218,16 @@ def test_pictures_are_rgb(pictures):
     [
         ({"device": "gpu9"}, "--device 'gpu9'"),
         ({"dtype": "int3"}, "--dtype 'int3'"),
-        ({"model_args": {"nms": "1"}}, "has score_threshold and nms_threshold"),
+        (
+            {"model_args": {"nms": "1"}},
+            "has score_threshold, nms_threshold, device_map, quantization, attn_implementation",
+        ),
+        ({"model_args": {"device_map": "0"}}, "device_map=0: must be auto"),
+        ({"model_args": {"quantization": "int8"}}, "quantization=int8: must be 8bit or 4bit"),
+        (
+            {"model_args": {"attn_implementation": "flash"}},
+            "attn_implementation=flash: must be groma or sdpa or eager or flash_attention_2",
+        ),
         ({"model_args": {"nms_threshold": "x"}}, "nms_threshold=x: must be a number"),
         ({"model_args": {"nms_threshold": "1.5"}}, "must be a number from 0 to 1"),
         ({}, "model 'n': no such file two lines"),
@@ -231,6 +241,24 @@ def test_load_errors_are_one_line(monkeypatch, options, message):
     with pytest.raises(HarnessError) as caught:
         GromaAdapter.load("somewhere", name="n", **options)
     assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_options_of_loading_reach_the_loader_and_only_quantisation_is_noted(monkeypatch, groma):
+    called = {}
+
+    def from_pretrained(name, **options):
+        called[name] = options
+        return groma
+
+    monkeypatch.setattr("groma_model.Groma", SimpleNamespace(from_pretrained=from_pretrained), raising=False)
+    options = {"device_map": "auto", "quantization": "4bit", "attn_implementation": "eager"}
+    adapter = GromaAdapter.load("c", name="n", model_args=options | {"nms_threshold": "0.5"})
+    assert called == {"c": {"device": None, "dtype": None, **options}}
+    assert adapter._fixed == {"nms_threshold"}
+    assert adapter.info.notes[-2:] == ("nms_threshold=0.5", "quantization=4bit")
+    del options["quantization"]
+    assert GromaAdapter.load("c", name="n", model_args=options).info.notes == GromaAdapter(groma, "n").info.notes
 
 
 def test_settings_reach_the_model_and_its_notes(monkeypatch, groma):
@@ -330,6 +358,21 @@ def test_settings_change_the_proposals(nano, noise):
     all_of_them = in_batches(load(nano, device="cpu"), noise[:1], 1)["0"]
     few = in_batches(load(nano, device="cpu", model_args={"nms_threshold": "0.0"}), noise[:1], 1)["0"]
     assert 0 < len(few.proposals) < len(all_of_them.proposals)
+
+
+def test_options_of_loading_leave_the_answers_alone(nano, noise):
+    plain = in_batches(load(nano, device="cpu"), noise[:2], 2)
+    options = {"device_map": "auto", "attn_implementation": "eager"}
+    placed = in_batches(load(nano, device="cpu", model_args=options), noise[:2], 2)
+    for name, answer in plain.items():
+        assert [p.raw for p in placed[name].predictions] == [p.raw for p in answer.predictions]
+
+
+def test_quantisation_names_what_is_missing(monkeypatch, nano):
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)  # as where it is not installed
+    with pytest.raises(HarnessError, match=r"pip install bitsandbytes") as caught:
+        load(nano, device="cpu", model_args={"quantization": "4bit"})
+    assert "\n" not in str(caught.value)
 
 
 def test_a_checkpoint_of_another_kind(tmp_path):

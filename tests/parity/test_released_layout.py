@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -186,6 +187,27 @@ def test_traps_are_warned_of(tensors, copy):
     messages = [str(w.message) for w in caught]
     assert any("nms_thres is 0" in m for m in messages)
     assert any("freeze_llm" in m for m in messages)
+
+
+def test_other_sizes_of_pictures_are_warned_of_once(tensors, copy):
+    """The released chat code resizes and crops as preprocessor_config.json says; ours always resizes to image_size."""
+    save_file(tensors, copy / "model.safetensors")
+    path = copy / "preprocessor_config.json"
+    transform = json.loads(path.read_text())
+    assert transform["size"] == {"shortest_edge": 256}
+    assert not transform["do_resize"]
+    quiet = {"do_resize": True, "size": {"height": 448, "width": 448}, "do_center_crop": False}
+    for same in (transform, transform | quiet):
+        path.write_text(json.dumps(same))
+        with warnings.catch_warnings():
+            warnings.filterwarnings("error", message="preprocessor_config")
+            load_checkpoint(copy)
+    path.write_text(json.dumps(transform | {"do_resize": True, "do_center_crop": True}))
+    with pytest.warns(UserWarning, match="preprocessor_config.json") as caught:
+        load_checkpoint(copy)
+    (message,) = (text for w in caught if "preprocessor_config" in (text := str(w.message)))
+    for words in ("size {'shortest_edge': 256}", "crop_size {'height': 224, 'width': 224}", "448 x 448"):
+        assert words in message
 
 
 def test_what_a_released_checkpoint_cannot_hold_is_named(released, tmp_path):
