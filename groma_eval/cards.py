@@ -22,19 +22,11 @@ from typing import Any
 import yaml
 
 from groma_eval.core import Decoding, HarnessError, Setup
+from groma_eval.readers import QUESTION_KINDS
 
 TASKS = ("rec", "grounding", "caption", "vqa", "proposals")
 KINDS = ("ground_one", "ground_all", "describe", "describe_scene", "converse", "propose")
 PREPROCESSING = ("pil", "cv2")
-#: What each reader's questions ask.
-QUESTION_KINDS = {
-    "refcoco_flat": "ground_one",
-    "lvis": "ground_all",
-    "region_captions": "describe",
-    "grounded_captions": "describe_scene",
-    "llava_jsonl": "converse",
-    "coco": "propose",
-}
 ENTRY_POINTS = "groma_eval.benchmarks"
 FOLDER_VARIABLE = "GROMA_BENCHMARKS"
 

@@ -21,6 +21,16 @@ READERS: dict[str, Callable[..., list[Sample]]] = {
     "coco": coco.read,
 }
 
+#: What each reader's questions ask.
+QUESTION_KINDS = {
+    "refcoco_flat": "ground_one",
+    "lvis": "ground_all",
+    "region_captions": "describe",
+    "grounded_captions": "describe_scene",
+    "llava_jsonl": "converse",
+    "coco": "propose",
+}
+
 
 def read(reader: str, annotations: Path, images: Path | None, need_images: bool = True, **options) -> list[Sample]:
     """Samples of ``annotations`` by the reader's name; question ids are checked to be unique.
