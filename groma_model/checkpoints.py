@@ -101,7 +101,8 @@ def load_checkpoint(
     """Read model and processor of either layout, strictly: every tensor used, none missing.
 
     Args:
-        dtype: of the parameters; float32 unless given (``"bfloat16"``, ``torch.float16``, ...).
+        dtype: of the parameters; float32 unless given (``"bfloat16"``, ``torch.float16``, ...). The proposer's are
+            never narrower than float32: its boxes would be off by up to 1/512 of the image.
         device: where the parameters go, one by one.
         device_map, quantization, attn_implementation: see :func:`groma_model.placement.plan`.
 
@@ -257,7 +258,8 @@ def _fill(
                     f"{tuple(shapes[name])}"
                 )
             missing.discard(places[stored])
-            found[name] = torch.empty_like(tensor, dtype=dtype, device=place(name)).copy_(tensor)
+            kept = torch.promote_types(dtype, torch.float32) if name.startswith("proposer.") else dtype
+            found[name] = torch.empty_like(tensor, dtype=kept, device=place(name)).copy_(tensor)
         model.load_state_dict(found, strict=False, assign=True)
     if missing:
         wanted = [released_names(name)[0].removeprefix(prefix) if released else name for name in sorted(missing)]

@@ -66,8 +66,12 @@ class PointerHead(nn.Module):
         return self.state_key(states) + self.region_key(regions)
 
     def scores(self, hidden: Tensor, keys: Tensor) -> Tensor:
-        """(..., H) hidden states and (..., R, d) keys of the same leading shape -> (..., R) additions to the logits."""
-        return (keys @ self.query(hidden).unsqueeze(-1)).squeeze(-1) * self.scale
+        """(..., H) hidden states, (..., R, d) keys of the same leading shape -> (..., R) additions to the logits.
+
+        In float32, as the logits.
+        """
+        query = nn.functional.linear(hidden.float(), self.query.weight.float())
+        return (keys.float() @ query.unsqueeze(-1)).squeeze(-1) * self.scale
 
 
 class GromaForRegionProposal(PreTrainedModel):
@@ -253,11 +257,15 @@ class GromaForConditionalGeneration(GromaForRegionProposal):
     def logits(self, hidden: Tensor, pointer_keys: Tensor | None = None, num_regions: Tensor | None = None) -> Tensor:
         """Scores over both vocabularies: hidden (M, H) -> (M, V + new), float32.
 
+        Computed in float32 whatever the weights' type: of logits around 10, bfloat16 cannot tell 0.03 apart.
+
         Args:
             pointer_keys: (M, R, d), the keys of the regions that each row may point at (only with a pointer head).
             num_regions: (M,) how many of them exist; tokens of regions that do not are excluded.
         """
-        logits = torch.cat([self.llm.lm_head(hidden), self.new_token_head(hidden)], -1).float()
+        wide = hidden.float()
+        heads = (self.llm.lm_head, self.new_token_head)
+        logits = torch.cat([nn.functional.linear(wide, head.weight.float()) for head in heads], -1).float()
         if self.pointer is not None and pointer_keys is not None:
             scores = self.pointer.scores(hidden, pointer_keys).float()
             index = torch.arange(self.config.max_regions, device=hidden.device)

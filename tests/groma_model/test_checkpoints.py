@@ -39,6 +39,8 @@ def test_what_is_saved_answers_the_same(folder):
 def test_half_precision_runs(folder):
     groma = Groma.from_pretrained(folder, device="cpu", dtype="bfloat16")
     assert groma.model.dtype == torch.bfloat16
+    wide = {n.split(".")[0] for n, p in groma.model.named_parameters() if p.dtype != torch.bfloat16}
+    assert wide == {"proposer"}
     assert groma.perceive(picture()).chat("what?", max_new_tokens=2) is not None
 
 
