@@ -8,7 +8,7 @@ from typing import Any
 def pytest_terminal_summary(terminalreporter: Any, config: Any) -> None:
     from fixture import DEVIATIONS
 
-    if config.option.verbose > 0 and DEVIATIONS:
+    if config.option.verbose >= 0 and DEVIATIONS:
         terminalreporter.section("largest deviation from the reference implementation")
         width = max(map(len, DEVIATIONS))
         for stage, (deviation, tolerance) in DEVIATIONS.items():
