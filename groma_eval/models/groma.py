@@ -7,7 +7,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from groma_eval.core import Box, Decoding, HarnessError, ImageAnswer, ModelInfo, Prediction, Question, Sample, Setup
+from groma_eval.core import (
+    Box,
+    Decoding,
+    HarnessError,
+    ImageAnswer,
+    ModelInfo,
+    Prediction,
+    Question,
+    Sample,
+    Setup,
+    TrainingData,
+)
+from groma_eval.leakage import read_training_data
 from groma_eval.models.bounds import failed_image
 
 if TYPE_CHECKING:
@@ -35,6 +47,7 @@ class GromaAdapter:
         checkpoint: what it was loaded from.
         notes: footnotes beside those that follow from the configuration.
         fixed: settings that the command line gave; no protocol changes them.
+        training_data: what its training saw, None where that is not stated.
     """
 
     def __init__(
@@ -44,6 +57,7 @@ class GromaAdapter:
         checkpoint: str | None = None,
         notes: Sequence[str] = (),
         fixed: Collection[str] = (),
+        training_data: TrainingData | None = None,
     ):
         self.groma = groma
         self._fixed = frozenset(fixed)
@@ -52,6 +66,7 @@ class GromaAdapter:
             name=name, capabilities=_KINDS, size=printed_size(groma.num_parameters), parameters=groma.num_parameters,
             checkpoint=checkpoint, checkpoint_hash=groma.checkpoint_hash, exposes_regions=True,
             exposes_confidences=True, notes=(*pointer, *notes), templates=dict(groma.native_prompts),
+            training_data=training_data,
         )  # fmt: skip
 
     @classmethod
@@ -80,7 +95,7 @@ class GromaAdapter:
             setattr(groma.config, key, value)
         notes = [f"{key}={value:g}" for key, value in settings.items()]
         notes += [f"{key}={loading[key]}" for key in _NOTED if key in loading]
-        return cls(groma, name, checkpoint, notes, settings)
+        return cls(groma, name, checkpoint, notes, settings, _training_data(checkpoint))
 
     def answer(
         self, samples: Sequence[Sample], decoding: Decoding, prompts: Mapping[str, str], protocol: str
@@ -206,6 +221,15 @@ def _prediction(question: Question, answer: Any) -> Prediction:
 def _box(values: Sequence[float]) -> Box:
     x1, y1, x2, y2 = (float(value) for value in values)
     return (x1, y1, x2, y2)
+
+
+def _training_data(checkpoint: str) -> TrainingData | None:
+    from groma_model.checkpoints import resolve_checkpoint
+
+    try:
+        return read_training_data(resolve_checkpoint(checkpoint))
+    except ValueError:  # it has no folder of its own
+        return None
 
 
 def _settings(name: str, model_args: Mapping[str, str]) -> tuple[dict[str, float], dict[str, str]]:
