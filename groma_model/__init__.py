@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 __version__ = "0.1.0"
-__all__ = ["Groma", "GromaConfig", "__version__"]
+__all__ = ["Detector", "Groma", "GromaConfig", "__version__"]
 
 
 def __getattr__(name: str) -> Any:
@@ -14,6 +14,10 @@ def __getattr__(name: str) -> Any:
         from groma_model.generation import Groma
 
         return Groma
+    if name == "Detector":
+        from groma_model.detection import Detector
+
+        return Detector
     if name == "GromaConfig":
         from groma_model.configuration import GromaConfig
 

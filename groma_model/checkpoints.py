@@ -21,12 +21,22 @@ import torch
 from torch import Tensor
 
 from groma_model.configuration import GromaConfig
-from groma_model.modeling import GromaForConditionalGeneration
-from groma_model.placement import finish, plan
+from groma_model.modeling import GromaForConditionalGeneration, GromaForRegionProposal
+from groma_model.placement import existing_device, finish, plan
 from groma_model.processing import GromaProcessor
-from groma_model.released import is_released, native_config, native_names, released_config, released_names
+from groma_model.released import (
+    detector_config,
+    is_released,
+    is_released_detector,
+    native_config,
+    native_names,
+    released_config,
+    released_names,
+)
 from groma_model.released_tokenizer import read_json, released_tokenizer
 
+#: What a released detector's tensors are called within a whole model.
+_DETECTOR_PREFIX = "perceiver."
 #: Checkpoints that ship with the package, by name.
 BUNDLED = Path(__file__).parent / "checkpoints_bundled"
 #: The files of a released checkpoint beside its tensors; a converted checkpoint keeps them in ``released/``.
@@ -91,7 +101,8 @@ def load_checkpoint(
     """Read model and processor of either layout, strictly: every tensor used, none missing.
 
     Args:
-        dtype: of the parameters; float32 unless given (``"bfloat16"``, ``torch.float16``, ...).
+        dtype: of the parameters; float32 unless given (``"bfloat16"``, ``torch.float16``, ...). The proposer's are
+            never narrower than float32: its boxes would be off by up to 1/512 of the image.
         device: where the parameters go, one by one.
         device_map, quantization, attn_implementation: see :func:`groma_model.placement.plan`.
 
@@ -100,11 +111,13 @@ def load_checkpoint(
     """
     values = read_json(folder / "config.json")
     released = is_released(values)
+    if is_released_detector(values):
+        raise ValueError(f"{folder} is a detector (image encoder and region proposer), which answers no questions")
     if not released and (values.get("model_type") != GromaConfig.model_type or "vision_config" not in values):
         raise ValueError(
             f"{folder} is a checkpoint of another kind (model_type {values.get('model_type')!r}), not a Groma"
         )
-    dtype = getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32
+    dtype = _dtype(dtype)
     if released:
         config = _released_config(folder, values)
         processor = GromaProcessor(released_tokenizer(folder, config), config)
@@ -119,6 +132,36 @@ def load_checkpoint(
     return model, processor
 
 
+def load_detector(
+    folder: Path, dtype: torch.dtype | str | None = None, device: torch.device | str = "cpu"
+) -> GromaForRegionProposal:
+    """Read a released detector (groma-det-pretrain: image encoder and proposer alone), strictly.
+
+    ``dtype`` and ``device`` as for :func:`load_checkpoint`.
+
+    Raises:
+        ValueError: one line naming the folder and what does not fit.
+    """
+    values = read_json(folder / "config.json")
+    if not is_released_detector(values):
+        raise ValueError(f"{folder} is no detector (model_type {values.get('model_type')!r})")
+    config = _released_config(folder, values)
+    with torch.device("meta"):
+        model = GromaForRegionProposal(config)
+    place = existing_device(device)
+    _fill(model, folder, True, _dtype(dtype), lambda _: place, _DETECTOR_PREFIX)
+    return model
+
+
+def holds_detector(folder: Path) -> bool:
+    """Whether a checkpoint is to be read by :func:`load_detector` rather than :func:`load_checkpoint`."""
+    return is_released_detector(read_json(folder / "config.json"))
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype:
+    return getattr(torch, dtype) if isinstance(dtype, str) else dtype or torch.float32
+
+
 def checkpoint_digest(folder: Path) -> str:
     """SHA-256 over the tensor files and config.json, read in pieces."""
     digest = hashlib.sha256()
@@ -131,7 +174,7 @@ def checkpoint_digest(folder: Path) -> str:
 
 def _released_config(folder: Path, values: dict[str, Any]) -> GromaConfig:
     try:
-        config = native_config(values)
+        config = detector_config(values) if is_released_detector(values) else native_config(values)
     except ValueError as error:
         raise ValueError(f"{folder}: {error}") from None
     if (folder / "preprocessor_config.json").is_file():
@@ -187,15 +230,20 @@ def save_model(model: GromaForConditionalGeneration, folder: Path, dtype: torch.
 
 
 def _fill(
-    model: GromaForConditionalGeneration,
+    model: GromaForRegionProposal,
     folder: Path,
     released: bool,
     dtype: torch.dtype,
     place: Callable[[str], torch.device],
+    prefix: str = "",
 ) -> None:
-    """Give a model on the meta device its tensors, each on the device that ``place`` gives for its name."""
+    """Give a model on the meta device its tensors, each on the device that ``place`` gives for its name.
+
+    ``prefix`` is what the checkpoint's names lack of the released ones.
+    """
     ours = {stored_name(name): name for name in model.state_dict()}
     places = native_names(ours) if released else {name: name for name in ours}
+    places = {name.removeprefix(prefix): place for name, place in places.items()}
     shapes = {name: tensor.shape for name, tensor in model.state_dict().items()}
     missing = set(ours)
     for path, tensors in _shards(folder):
@@ -210,10 +258,11 @@ def _fill(
                     f"{tuple(shapes[name])}"
                 )
             missing.discard(places[stored])
-            found[name] = torch.empty_like(tensor, dtype=dtype, device=place(name)).copy_(tensor)
+            kept = torch.promote_types(dtype, torch.float32) if name.startswith("proposer.") else dtype
+            found[name] = torch.empty_like(tensor, dtype=kept, device=place(name)).copy_(tensor)
         model.load_state_dict(found, strict=False, assign=True)
     if missing:
-        wanted = [released_names(name)[0] if released else name for name in sorted(missing)]
+        wanted = [released_names(name)[0].removeprefix(prefix) if released else name for name in sorted(missing)]
         raise ValueError(f"{folder} lacks tensors: {', '.join(wanted[:3])} ({len(missing)} in all)")
     for parameter in model.parameters():
         parameter.requires_grad_(True)

@@ -23,9 +23,10 @@ from PIL import Image
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
-from groma_model.boxes import clip, iou_matrix
+from groma_model.boxes import iou_matrix
 from groma_model.checkpoints import checkpoint_digest, load_checkpoint, resolve_checkpoint
 from groma_model.configuration import GromaConfig
+from groma_model.detection import ranked_proposals
 from groma_model.grounded_text import Box, GroundedText, parse
 from groma_model.modeling import GromaForConditionalGeneration
 from groma_model.packing import feature_indices
@@ -37,13 +38,13 @@ from groma_model.regions import select_regions, shuffle
 class Exchange(NamedTuple):
     """An earlier question and its answer with markup.
 
-    ``box`` is the user's box, named ``<box>`` in ``question``; ``regions`` the list that the answer's ``<ri>`` index.
-    A later box changes the numbering, so answers are rewritten by their boxes.
+    ``boxes`` are the user's, each named ``<box>`` in ``question``; ``regions`` the list that the answer's ``<ri>``
+    index. A later box changes the numbering, so answers are rewritten by their boxes.
     """
 
     question: str
     answer: str
-    box: Box | None = None
+    boxes: tuple[Box, ...] = ()
     regions: tuple[Box, ...] = ()
 
 
@@ -54,12 +55,12 @@ CACHE_BYTES = 2 << 30
 @dataclass(frozen=True)
 class Query:
     """One question. ``kind`` chooses the model's native instruction (see ``PromptTemplate.native``) unless
-    ``template`` is given; ``box`` is the user's, named ``<box>`` in ``text``; ``history`` are earlier exchanges,
+    ``template`` is given; ``boxes`` are the user's, named ``<box>`` in ``text``; ``history`` are earlier exchanges,
     oldest first (plain (question, answer) pairs will do where they name no box and no region)."""
 
     kind: str
     text: str | None = None
-    box: Box | None = None
+    boxes: tuple[Box, ...] = ()
     history: tuple[Exchange | tuple[str, str], ...] = ()
     template: str | None = None
 
@@ -67,10 +68,10 @@ class Query:
         """The history with every entry in full."""
         return [Exchange(*entry) for entry in self.history]
 
-    def boxes(self) -> tuple[Box, ...]:
+    def all_boxes(self) -> tuple[Box, ...]:
         """The user's boxes of the whole dialogue, in order."""
-        every = [*(e.box for e in self.exchanges()), self.box]
-        return tuple(tuple(b) for b in every if b is not None)
+        turns = [*(e.boxes for e in self.exchanges()), self.boxes]
+        return tuple(tuple(box) for boxes in turns for box in boxes)
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class Scene:
 
     def describe(self, boxes: Sequence[Box], max_new_tokens: int = 48) -> list[str]:
         """Describe the user's boxes: one text a box."""
-        answers = self.groma.answer([self], [[Query("describe", box=tuple(b)) for b in boxes]], max_new_tokens)
+        answers = self.groma.answer([self], [[Query("describe", boxes=(tuple(b),)) for b in boxes]], max_new_tokens)
         return [a.grounded.text for a in answers[0]]
 
     def chat(
@@ -124,20 +125,21 @@ class Scene:
         """Ask anything; the dialogue continues.
 
         Args:
-            question: free text. ``<box>`` stands for the user's box; it is appended where the text does not place it.
+            question: free text. Each ``<box>`` stands for one of the user's boxes, in order; those that the text does
+                not place are appended.
             history: earlier exchanges that replace this scene's own.
-            boxes: at most one box for this question.
+            boxes: what this question is about, if it is about boxes.
+
+        Raises:
+            ValueError: the question names more boxes than are given, or the dialogue is too long for the model.
         """
-        if len(boxes) > 1:
-            raise ValueError("one box a question: ask about the boxes one after the other")
         if history is not None:
             self.history = list(history)
-        box = tuple(boxes[0]) if boxes else None
-        if box is not None and BOX_PLACEHOLDER not in question:
-            question = f"{question} {BOX_PLACEHOLDER}"
-        query = Query("converse", question, box, tuple(self.history))
+        boxes = tuple(tuple(box) for box in boxes)
+        question += f" {BOX_PLACEHOLDER}" * max(0, len(boxes) - question.count(BOX_PLACEHOLDER))
+        query = Query("converse", question, boxes, tuple(self.history))
         answer = self.groma.answer([self], [[query]], max_new_tokens)[0][0]
-        self.history.append(Exchange(question, answer.raw, box, answer.regions))
+        self.history.append(Exchange(question, answer.raw, boxes, answer.regions))
         return answer.grounded
 
 
@@ -228,10 +230,6 @@ class Groma:
         perception = self.model.perceive(pixels)
         scenes = []
         for i, (image, selection) in enumerate(zip(images, perception.selections, strict=True)):
-            ranked = perception.proposals.score[i].float().cpu().sort(descending=True, stable=True)
-            proposals = perception.proposals.boxes[i].float().cpu()[ranked.indices]
-            if self.config.region_selection != "released":
-                proposals = clip(proposals)
             scenes.append(
                 Scene(
                     self,
@@ -239,8 +237,7 @@ class Groma:
                     image.height,
                     selection.boxes.float().cpu(),
                     selection.scores.float().cpu(),
-                    proposals,
-                    ranked.values,
+                    *ranked_proposals(perception.proposals, i, self.config),
                     [level[i : i + 1] for level in perception.region_maps],
                     perception.image_tokens[i],
                     perception.region_tokens[i],
@@ -261,7 +258,7 @@ class Groma:
         for scene, asked in zip(scenes, queries, strict=True):
             prefixes: dict[tuple[Box, ...], _Prefix] = {}
             for query in asked:
-                boxes = query.boxes()
+                boxes = query.all_boxes()
                 if boxes not in prefixes:
                     prefixes[boxes] = self._prefix(scene, boxes)
                 jobs.append(_Job(prefixes[boxes], *self._encode(query, prefixes[boxes])))
@@ -303,15 +300,15 @@ class Groma:
         regions = iter(prefix.user_index)
         native = self.processor.template.native
         for exchange in query.exchanges():
-            named = [next(regions)] if exchange.box is not None else []
-            rendered = render_question(native["converse"], exchange.question, bool(named))
+            named = [next(regions) for _ in exchange.boxes]
+            rendered = render_question(native["converse"], exchange.question, len(named))
             raw = _renumber(exchange, prefix.boxes)
             ids += self.processor.question_ids(rendered, named)
             ids += self.processor.answer_ids(raw)
             refer += named
             prompts += [self.processor.template.question(rendered), f" {raw}</s>"]
-        named = [next(regions)] if query.box is not None else []
-        rendered = render_question(query.template or native[query.kind], query.text, bool(named))
+        named = [next(regions) for _ in query.boxes]
+        rendered = render_question(query.template or native[query.kind], query.text, len(named))
         ids += self.processor.question_ids(rendered, named)
         prompts.append(self.processor.template.question(rendered))
         return ids, refer + named, "".join(prompts)

@@ -66,26 +66,61 @@ class PointerHead(nn.Module):
         return self.state_key(states) + self.region_key(regions)
 
     def scores(self, hidden: Tensor, keys: Tensor) -> Tensor:
-        """(..., H) hidden states and (..., R, d) keys of the same leading shape -> (..., R) additions to the logits."""
-        return (keys @ self.query(hidden).unsqueeze(-1)).squeeze(-1) * self.scale
+        """(..., H) hidden states, (..., R, d) keys of the same leading shape -> (..., R) additions to the logits.
+
+        In float32, as the logits.
+        """
+        query = nn.functional.linear(hidden.float(), self.query.weight.float())
+        return (keys.float() @ query.unsqueeze(-1)).squeeze(-1) * self.scale
 
 
-class GromaForConditionalGeneration(PreTrainedModel):
-    """The model. See :class:`groma_model.configuration.GromaConfig` for every size and setting."""
+class GromaForRegionProposal(PreTrainedModel):
+    """Image encoder and region proposer alone: what stage 1 trains and a detector's checkpoint holds."""
 
     config_class = GromaConfig
     base_model_prefix = ""
     main_input_name = "pixel_values"
-    supports_gradient_checkpointing = True
     _supports_sdpa = True
+
+    def __init__(self, config: GromaConfig):
+        super().__init__(config)
+        self.vision_encoder = ImageEncoder(config)
+        self.proposer = RegionProposer(config)
+        if type(self) is GromaForRegionProposal:
+            self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        """Modules initialise themselves when they are built; nothing is initialised again."""
+
+    def propose(
+        self,
+        pixel_values: Tensor,
+        user_boxes: Sequence[Tensor] | None = None,
+        ground_boxes: Sequence[Tensor] | None = None,
+    ) -> tuple[list[Tensor], ProposerOutput, list[Selection]]:
+        """Image encoder, proposer and region selection alone: no gradient is needed through the selection."""
+        states = self.vision_encoder(pixel_values)
+        proposals = self.proposer(states)
+        selections = select_regions_batch(
+            proposals.boxes.detach().float(),
+            proposals.score.detach().float(),
+            self.config,
+            user_boxes=user_boxes,
+            ground_boxes=ground_boxes,
+        )
+        return states, proposals, selections
+
+
+class GromaForConditionalGeneration(GromaForRegionProposal):
+    """The model. See :class:`groma_model.configuration.GromaConfig` for every size and setting."""
+
+    supports_gradient_checkpointing = True
     _no_split_modules = ["LlamaDecoderLayer", "Dinov2Layer"]  # noqa: RUF012 (a transformers class attribute)
 
     def __init__(self, config: GromaConfig):
         super().__init__(config)
         width = config.llm_config.hidden_size
         image_width = config.vision_config.hidden_size * (4 if config.token_merge else 1)
-        self.vision_encoder = ImageEncoder(config)
-        self.proposer = RegionProposer(config)
         self.region_encoder = RegionEncoder(config)
         self.projector = nn.Sequential(nn.Linear(image_width, width), nn.GELU(), nn.Linear(width, width))
         config.llm_config._attn_implementation = ATTENTION
@@ -98,9 +133,6 @@ class GromaForConditionalGeneration(PreTrainedModel):
             noise = config.llm_config.initializer_range
             self.new_token_embeddings.weight.normal_(std=noise).add_(mean)
         self.post_init()
-
-    def _init_weights(self, module: nn.Module) -> None:
-        """Modules initialise themselves when they are built; nothing is initialised again."""
 
     @classmethod
     def from_pretrained(
@@ -148,24 +180,6 @@ class GromaForConditionalGeneration(PreTrainedModel):
         maps = self.region_encoder.fused_maps(states)
         regions = self.encode_regions(maps, [s.boxes for s in selections])
         return Perception(maps, proposals, selections, self.image_tokens(states), regions)
-
-    def propose(
-        self,
-        pixel_values: Tensor,
-        user_boxes: Sequence[Tensor] | None = None,
-        ground_boxes: Sequence[Tensor] | None = None,
-    ) -> tuple[list[Tensor], ProposerOutput, list[Selection]]:
-        """Image encoder, proposer and region selection alone: no gradient is needed through the selection."""
-        states = self.vision_encoder(pixel_values)
-        proposals = self.proposer(states)
-        selections = select_regions_batch(
-            proposals.boxes.detach().float(),
-            proposals.score.detach().float(),
-            self.config,
-            user_boxes=user_boxes,
-            ground_boxes=ground_boxes,
-        )
-        return states, proposals, selections
 
     def image_tokens(self, hidden_states: Sequence[Tensor]) -> Tensor:
         """(B, N/4, H), or (B, N, H) without the 2x2 merge (Sec. 3.1)."""
@@ -243,11 +257,15 @@ class GromaForConditionalGeneration(PreTrainedModel):
     def logits(self, hidden: Tensor, pointer_keys: Tensor | None = None, num_regions: Tensor | None = None) -> Tensor:
         """Scores over both vocabularies: hidden (M, H) -> (M, V + new), float32.
 
+        Computed in float32 whatever the weights' type: of logits around 10, bfloat16 cannot tell 0.03 apart.
+
         Args:
             pointer_keys: (M, R, d), the keys of the regions that each row may point at (only with a pointer head).
             num_regions: (M,) how many of them exist; tokens of regions that do not are excluded.
         """
-        logits = torch.cat([self.llm.lm_head(hidden), self.new_token_head(hidden)], -1).float()
+        wide = hidden.float()
+        heads = (self.llm.lm_head, self.new_token_head)
+        logits = torch.cat([nn.functional.linear(wide, head.weight.float()) for head in heads], -1).float()
         if self.pointer is not None and pointer_keys is not None:
             scores = self.pointer.scores(hidden, pointer_keys).float()
             index = torch.arange(self.config.max_regions, device=hidden.device)

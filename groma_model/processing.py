@@ -92,17 +92,56 @@ TEMPLATES: dict[str, PromptTemplate] = {
 TEMPLATES["default"] = replace(TEMPLATES["llava"], end=" ")
 
 
-def render_question(template: str, text: str | None, has_box: bool) -> str:
-    """Fill an instruction: ``{text}`` with the question's text, ``{box}`` and ``<box>`` with the referral to the box.
+def render_question(template: str, text: str | None, num_boxes: int) -> str:
+    """Fill an instruction: ``{text}`` with the question's text, each ``{box}`` and ``<box>`` with a referral to a box.
 
-    A template that names no box gets the referral appended when there is one and the text does not place it. Markup in
-    the user's text is removed (but for ``[grounding]``): it would be read as features that are not there.
+    Referrals that neither the template nor the text places are appended; without boxes the placeholders vanish. Markup
+    in the user's text is removed (but for ``[grounding]``): it would be read as features that are not there.
+
+    Raises:
+        ValueError: more boxes are named than given.
     """
     plain = _RESERVED.sub("", text or "")
     filled = template.replace("{text}", plain).replace("{box}", BOX_PLACEHOLDER)
-    if has_box and BOX_PLACEHOLDER not in filled:
-        filled = f"{filled} {BOX_PLACEHOLDER}"
-    return filled.replace(BOX_PLACEHOLDER, REFER if has_box else "").strip()
+    named = filled.count(BOX_PLACEHOLDER)
+    if num_boxes and named > num_boxes:
+        raise ValueError(f"the question names {named} boxes, given are {num_boxes}")
+    filled += f" {BOX_PLACEHOLDER}" * (num_boxes - named)
+    return filled.replace(BOX_PLACEHOLDER, REFER if num_boxes else "").strip()
+
+
+def image_pixels(images: Sequence[Image.Image], config: GromaConfig, resize: str = "pil") -> Tensor:
+    """Pictures of any size -> ``(B, 3, S, S)``, resized (aspect ratio not kept) and normalised.
+
+    Args:
+        resize: ``"pil"``, bicubic and antialiased: how the released model sees chat and instruction data; or
+            ``"cv2"``, OpenCV's bilinear without antialiasing: how it sees COCO-format benchmarks. OpenCV also turns
+            a picture as its EXIF data says when it decodes one, which PIL and this function do not: see
+            ``PIL.ImageOps.exif_transpose``. Pictures of the model's size are not resized.
+
+    Raises:
+        ValueError: for another ``resize``.
+    """
+    if resize not in ("pil", "cv2"):
+        raise ValueError(f"resize is {resize!r}; it must be 'pil' or 'cv2'")
+    size = config.image_size
+    arrays = []
+    for image in images:
+        rgb = image.convert("RGB")
+        if rgb.size != (size, size):
+            if resize == "cv2":
+                rgb = resize_picture(rgb, size)
+            else:
+                # In two steps, across first: PIL 13 and later would choose the order by the picture's shape.
+                rgb = rgb.resize((size, rgb.height), Image.Resampling.BICUBIC)
+                rgb = rgb.resize((size, size), Image.Resampling.BICUBIC)
+        arrays.append(np.asarray(rgb))
+    pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float()
+    # Either way's own order of scaling and shifting, so that not even the last bit differs.
+    pixels, unit = (pixels, 255) if resize == "cv2" else (pixels / 255, 1)
+    mean = torch.tensor([unit * value for value in config.image_mean]).view(1, 3, 1, 1)
+    std = torch.tensor([unit * value for value in config.image_std]).view(1, 3, 1, 1)
+    return (pixels - mean) / std
 
 
 class GromaProcessor:
@@ -129,37 +168,8 @@ class GromaProcessor:
         self.bos_id: int | None = tokenizer.bos_token_id
 
     def pixel_values(self, images: Sequence[Image.Image], resize: str = "pil") -> Tensor:
-        """Pictures of any size -> ``(B, 3, S, S)``, resized (aspect ratio not kept) and normalised.
-
-        Args:
-            resize: ``"pil"``, bicubic and antialiased: how the released model sees chat and instruction data; or
-                ``"cv2"``, OpenCV's bilinear without antialiasing: how it sees COCO-format benchmarks. OpenCV also turns
-                a picture as its EXIF data says when it decodes one, which PIL and this method do not: see
-                ``PIL.ImageOps.exif_transpose``. Pictures of the model's size are not resized.
-
-        Raises:
-            ValueError: for another ``resize``.
-        """
-        if resize not in ("pil", "cv2"):
-            raise ValueError(f"resize is {resize!r}; it must be 'pil' or 'cv2'")
-        size = self.config.image_size
-        arrays = []
-        for image in images:
-            rgb = image.convert("RGB")
-            if rgb.size != (size, size):
-                if resize == "cv2":
-                    rgb = resize_picture(rgb, size)
-                else:
-                    # In two steps, across first: PIL 13 and later would choose the order by the picture's shape.
-                    rgb = rgb.resize((size, rgb.height), Image.Resampling.BICUBIC)
-                    rgb = rgb.resize((size, size), Image.Resampling.BICUBIC)
-            arrays.append(np.asarray(rgb))
-        pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float()
-        # Either way's own order of scaling and shifting, so that not even the last bit differs.
-        pixels, unit = (pixels, 255) if resize == "cv2" else (pixels / 255, 1)
-        mean = torch.tensor([unit * value for value in self.config.image_mean]).view(1, 3, 1, 1)
-        std = torch.tensor([unit * value for value in self.config.image_std]).view(1, 3, 1, 1)
-        return (pixels - mean) / std
+        """See :func:`image_pixels`."""
+        return image_pixels(images, self.config, resize)
 
     def encode(self, text: str, after: str = "") -> list[int]:
         """Token ids of a piece of prompt, without a beginning-of-sequence token.

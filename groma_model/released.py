@@ -116,6 +116,23 @@ def is_released(values: Mapping[str, Any]) -> bool:
     return values.get("model_type") == "groma" and "llm_cfg" in values and "perceiver_cfg" in values
 
 
+def is_released_detector(values: Mapping[str, Any]) -> bool:
+    """Whether a ``config.json`` is that of a released detector: image encoder and proposer, as stage 1 leaves them."""
+    return values.get("model_type") == "ddetr" and "vis_encoder_cfg" in values and "ddetr_cfg" in values
+
+
+def detector_config(values: Mapping[str, Any]) -> GromaConfig:
+    """Our configuration of a released detector's; what it says of regions and language model is without meaning.
+
+    Raises:
+        ValueError: as :func:`native_config`.
+    """
+    unknown = sorted(set(values) - _IGNORED)
+    if unknown:
+        warnings.warn(f"config.json: fields that are not known are ignored: {', '.join(unknown)}", stacklevel=2)
+    return GromaConfig(**_perceiver(values), compatibility="released")
+
+
 def native_config(values: Mapping[str, Any]) -> GromaConfig:
     """Our configuration of a released one, with ``compatibility`` ``"released"``.
 
@@ -125,19 +142,9 @@ def native_config(values: Mapping[str, Any]) -> GromaConfig:
     unknown = sorted(set(values) - _ROOT)
     if unknown:
         warnings.warn(f"config.json: fields that are not known are ignored: {', '.join(unknown)}", stacklevel=2)
-    perceiver = values["perceiver_cfg"]
     llm = _part(values["llm_cfg"], _LLM, "llm_cfg")
-    vision = _part(perceiver.get("vis_encoder_cfg", {}), _VISION, "vis_encoder_cfg")
-    detector = _part(perceiver.get("ddetr_cfg", {}), _DETECTOR, "ddetr_cfg")
     if llm["num_key_value_heads"] is None:
         llm["num_key_value_heads"] = llm["num_attention_heads"]
-    required = {"num_feature_levels": 1, "two_stage": True, "with_box_refine": True, "activation_function": "relu",
-                "decoder_ffn_dim": detector["encoder_ffn_dim"], "decoder_n_points": detector["encoder_n_points"],
-                "decoder_attention_heads": detector["encoder_attention_heads"],
-                "two_stage_num_proposals": detector["num_queries"]}  # fmt: skip
-    for name, wanted in required.items():
-        if detector[name] != wanted:
-            raise ValueError(f"config.json: ddetr_cfg.{name} is {detector[name]!r}, only {wanted!r} is implemented")
     if llm["tie_word_embeddings"]:
         raise ValueError("config.json: llm_cfg.tie_word_embeddings is true, only false is implemented")
     nms = values.get("nms_thres", 0.0)
@@ -146,13 +153,7 @@ def native_config(values: Mapping[str, Any]) -> GromaConfig:
                       "use 0.6", stacklevel=2)  # fmt: skip
     regions = values.get("max_region_num", 100)
     config = GromaConfig(
-        vision_config={"model_type": "dinov2", **vision},
-        llm_config={"model_type": "llama", **llm},
-        vision_output_layer=perceiver.get("vis_output_layer", -1),
-        proposer_dim=detector["d_model"], proposer_heads=detector["encoder_attention_heads"],
-        proposer_points=detector["encoder_n_points"], proposer_ffn_dim=detector["encoder_ffn_dim"],
-        proposer_encoder_layers=detector["encoder_layers"], proposer_decoder_layers=detector["decoder_layers"],
-        num_queries=detector["num_queries"], proposer_dropout=detector["dropout"],
+        **_perceiver(values["perceiver_cfg"]), llm_config={"model_type": "llama", **llm},
         score_threshold=values.get("box_score_thres", 0.0), nms_threshold=nms, max_regions=regions,
         compatibility="released",
     )  # fmt: skip
@@ -163,6 +164,26 @@ def native_config(values: Mapping[str, Any]) -> GromaConfig:
             "tokens: only checkpoints with the released token set are read"
         )
     return config
+
+
+def _perceiver(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of our configuration that image encoder and proposer have."""
+    vision = _part(values.get("vis_encoder_cfg", {}), _VISION, "vis_encoder_cfg")
+    detector = _part(values.get("ddetr_cfg", {}), _DETECTOR, "ddetr_cfg")
+    required = {"num_feature_levels": 1, "two_stage": True, "with_box_refine": True, "activation_function": "relu",
+                "decoder_ffn_dim": detector["encoder_ffn_dim"], "decoder_n_points": detector["encoder_n_points"],
+                "decoder_attention_heads": detector["encoder_attention_heads"],
+                "two_stage_num_proposals": detector["num_queries"]}  # fmt: skip
+    for name, wanted in required.items():
+        if detector[name] != wanted:
+            raise ValueError(f"config.json: ddetr_cfg.{name} is {detector[name]!r}, only {wanted!r} is implemented")
+    return dict(
+        vision_config={"model_type": "dinov2", **vision}, vision_output_layer=values.get("vis_output_layer", -1),
+        proposer_dim=detector["d_model"], proposer_heads=detector["encoder_attention_heads"],
+        proposer_points=detector["encoder_n_points"], proposer_ffn_dim=detector["encoder_ffn_dim"],
+        proposer_encoder_layers=detector["encoder_layers"], proposer_decoder_layers=detector["decoder_layers"],
+        num_queries=detector["num_queries"], proposer_dropout=detector["dropout"],
+    )  # fmt: skip
 
 
 def released_config(config: GromaConfig) -> dict[str, Any]:

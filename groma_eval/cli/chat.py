@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from groma_model.grounded_text import GroundedText
 
-_HELP = "commands: /box x1,y1,x2,y2 (pixels; for the next question), /save FILE, /quit"
+_HELP = "commands: /box x1,y1,x2,y2 (pixels; for the next question; several with ; between), /save FILE, /quit"
 #: Markup that stands for a user's box; only the model's own rendering may write it.
 _REFERRAL = ("<refer_box>", "<refer_feat>")
 
@@ -45,7 +45,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("question", nargs="?", help="one question; without it, a dialogue")
     parser.add_argument(
         "--box", action="append", default=[], metavar="x1,y1,x2,y2",
-        help="the box the question is about, in pixels of the image; the question names it <box>, or ends with it",
+        help="a box the question is about, in pixels of the image; may be repeated. The question names each <box>, or "
+        "they stand at its end",
     )  # fmt: skip
     parser.add_argument("--model", default="groma-tiny", help="groma-tiny, a folder or a hub id (default: groma-tiny)")
     parser.add_argument("--save", metavar="FILE", help="draw the last answer's boxes on the picture")
@@ -62,8 +63,6 @@ def _run(options: argparse.Namespace) -> int:
         raise HarnessError(f"--max-new-tokens {options.max_new_tokens}: must be at least 1")
     image = open_image(Path(options.image))
     boxes = [parse_box(box, image.size) for box in options.box]
-    if len(boxes) > 1:
-        raise HarnessError("one --box a question; ask about further boxes later in a dialogue, with /box")
     if options.save is not None:
         check_savable(options.save)
     if options.question is not None and not options.question.strip():
@@ -87,8 +86,8 @@ def load_groma(name: str, device: str | None = None) -> Any:
     from groma_eval.models.groma import GromaAdapter
 
     model = load(name, device=device)
-    if not isinstance(model, GromaAdapter):
-        raise HarnessError(f"--model {name!r} is no Groma; use groma-tiny, a folder or a hub id")
+    if not isinstance(model, GromaAdapter) or "converse" not in model.info.capabilities:
+        raise HarnessError(f"--model {name!r} is no Groma that answers; use groma-tiny, a folder or a hub id")
     return model.groma
 
 
@@ -165,7 +164,7 @@ def _turn(dialogue: Dialogue, line: str, save: str | None) -> bool:
     if command == "/quit":
         return False
     if command == "/box":
-        dialogue.boxes = [parse_box(rest, dialogue.image.size)]
+        dialogue.boxes = [parse_box(part, dialogue.image.size) for part in rest.split(";")]
     elif command == "/save":
         if not rest.strip():
             raise HarnessError("/save needs a file name, say /save out.png")

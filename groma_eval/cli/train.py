@@ -44,6 +44,11 @@ def build_parser() -> argparse.ArgumentParser:
     convert.add_argument("source", type=Path, metavar="IN", help="folder of a checkpoint")
     convert.add_argument("target", type=Path, metavar="OUT", help="folder to write; must not exist")
     convert.add_argument("--to", choices=("native", "released"), required=True, help="layout to write")
+    ablate = commands.add_parser("ablate", help="train variants over seeds and compare them (a repeat continues)")
+    ablate.add_argument("name", help="file, or the name of one in recipes/ablations")
+    ablate.add_argument("--out", type=Path, required=True, help="folder for trainings, results.json and table.md")
+    ablate.add_argument("--data-root", type=Path, default=Path("data/ablations"), help="where the scenes are drawn to")
+    ablate.add_argument("--jobs", type=int, default=1, help="trainings at a time, one core each (default: 1)")
     curves = commands.add_parser("curves", help="plot a run's loss and accuracy curves")
     curves.add_argument("run", type=Path, help="a folder with detect/, align/, instruct/")
     curves.add_argument("--save", type=Path, required=True, help="PNG file")
@@ -177,6 +182,24 @@ def run_tiny(args: argparse.Namespace) -> int:
     return 0
 
 
+def run_ablate(args: argparse.Namespace) -> int:
+    """Run or continue an ablation; writes and prints its table."""
+    import groma_model.recipes
+
+    from groma_eval.ablation import ablation_table, load_ablation, run_ablation
+
+    bundled = Path(groma_model.recipes.__file__).parent / "ablations"
+    path = Path(args.name) if args.name.endswith(".yaml") else bundled / f"{args.name}.yaml"
+    if not path.is_file():
+        names = ", ".join(sorted(p.stem for p in bundled.glob("*.yaml")))
+        raise HarnessError(f"no ablation {args.name!r}; there are: {names}")
+    ablation = load_ablation(path)
+    text = ablation_table(ablation, run_ablation(ablation, args.out, args.data_root, args.jobs))
+    (args.out / "table.md").write_text(text)
+    print(text)
+    return 0
+
+
 def main(argv: list[str] | None = None) -> int:
     """Entry point; returns the exit code."""
     argv = sys.argv[1:] if argv is None else argv
@@ -187,6 +210,8 @@ def main(argv: list[str] | None = None) -> int:
         if args.command == "curves":
             draw_curves(args.run, args.save)
             return 0
+        if args.command == "ablate":
+            return run_ablate(args)
         if args.command == "convert":
             from groma_model.checkpoints import convert_checkpoint
 

@@ -42,7 +42,7 @@ class GromaAdapter:
     """Groma as a :class:`groma_eval.core.Model`.
 
     Args:
-        groma: a :class:`groma_model.Groma`.
+        groma: a :class:`groma_model.Groma`, or a :class:`groma_model.Detector`, which can propose only.
         name: as in tables.
         checkpoint: what it was loaded from.
         notes: footnotes beside those that follow from the configuration.
@@ -61,13 +61,21 @@ class GromaAdapter:
     ):
         self.groma = groma
         self._fixed = frozenset(fixed)
+        templates = dict(getattr(groma, "native_prompts", {}))  # a detector has none
         pointer = ("with a pointer head, which the published Groma has not",) if groma.config.pointer_head else ()
         self.info = ModelInfo(
-            name=name, capabilities=_KINDS, size=printed_size(groma.num_parameters), parameters=groma.num_parameters,
-            checkpoint=checkpoint, checkpoint_hash=groma.checkpoint_hash, exposes_regions=True,
-            exposes_confidences=True, notes=(*pointer, *notes), templates=dict(groma.native_prompts),
+            name=name,
+            capabilities=_KINDS if templates else frozenset({"propose"}),
+            size=printed_size(groma.num_parameters),
+            parameters=groma.num_parameters,
+            checkpoint=checkpoint,
+            checkpoint_hash=groma.checkpoint_hash,
+            exposes_regions=True,
+            exposes_confidences=True,
+            notes=(*pointer, *notes),
+            templates=templates,
             training_data=training_data,
-        )  # fmt: skip
+        )
 
     @classmethod
     def load(
@@ -84,18 +92,25 @@ class GromaAdapter:
         Raises:
             HarnessError: no such checkpoint, one of another kind, or a device, dtype or setting that is not to be had.
         """
-        from groma_model import Groma
+        from groma_model import Detector, Groma
+        from groma_model.checkpoints import holds_detector, resolve_checkpoint
 
         settings, loading = _settings(name, model_args or {})
         try:
-            groma = Groma.from_pretrained(checkpoint, device=_device(device), dtype=_dtype(dtype), **loading)
+            folder = resolve_checkpoint(checkpoint)
+            if holds_detector(folder):
+                if loading:
+                    raise ValueError(f"a detector has no language model to load with {next(iter(loading))}")
+                groma = Detector.from_pretrained(folder, device=_device(device), dtype=_dtype(dtype))
+            else:
+                groma = Groma.from_pretrained(folder, device=_device(device), dtype=_dtype(dtype), **loading)
         except (OSError, ValueError) as error:
             raise HarnessError(f"model {name!r}: {' '.join(str(error).split())}") from error
         for key, value in settings.items():
             setattr(groma.config, key, value)
         notes = [f"{key}={value:g}" for key, value in settings.items()]
         notes += [f"{key}={loading[key]}" for key in _NOTED if key in loading]
-        return cls(groma, name, checkpoint, notes, settings, _training_data(checkpoint))
+        return cls(groma, name, checkpoint, notes, settings, read_training_data(folder))
 
     def answer(
         self, samples: Sequence[Sample], decoding: Decoding, prompts: Mapping[str, str], protocol: str
@@ -186,19 +201,19 @@ def _query(question: Question, instruction: str | None = None) -> Any:
     from groma_model.processing import BOX_PLACEHOLDER
 
     # The question's one box belongs to the turn that names it: the question itself, else the latest earlier one.
-    history, box = list(question.history), question.box
-    if box is not None and BOX_PLACEHOLDER not in (question.text or ""):
+    history, boxes = list(question.history), () if question.box is None else (question.box,)
+    if boxes and BOX_PLACEHOLDER not in (question.text or ""):
         named = [i for i, (asked, _) in enumerate(history) if BOX_PLACEHOLDER in asked]
         if named:
-            history[named[-1]] = Exchange(*history[named[-1]], box)
-            box = None
+            history[named[-1]] = Exchange(*history[named[-1]], boxes)
+            boxes = ()
     text = question.text
     if instruction is not None:
         # As the released scripts do: no white space at the ends, categories in lower case.
         text = (text or "").strip()
         text = text.lower() if "{text:lower}" in instruction else text
         instruction = instruction.replace("{text:lower}", "{text}")
-    return Query(kind=question.kind, text=text, box=box, history=tuple(history), template=instruction)
+    return Query(kind=question.kind, text=text, boxes=boxes, history=tuple(history), template=instruction)
 
 
 def _prediction(question: Question, answer: Any) -> Prediction:
@@ -221,15 +236,6 @@ def _prediction(question: Question, answer: Any) -> Prediction:
 def _box(values: Sequence[float]) -> Box:
     x1, y1, x2, y2 = (float(value) for value in values)
     return (x1, y1, x2, y2)
-
-
-def _training_data(checkpoint: str) -> TrainingData | None:
-    from groma_model.checkpoints import resolve_checkpoint
-
-    try:
-        return read_training_data(resolve_checkpoint(checkpoint))
-    except ValueError:  # it has no folder of its own
-        return None
 
 
 def _settings(name: str, model_args: Mapping[str, str]) -> tuple[dict[str, float], dict[str, str]]:

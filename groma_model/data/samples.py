@@ -93,7 +93,7 @@ def read_training_images(
 def pointing_turn(instruction: str, phrase: str, boxes: Sequence[Box]) -> DialogueTurn:
     """REC and multi-instance grounding: the answer only points."""
     answer = f"<roi>{GROUND * len(boxes)}</roi>"
-    return DialogueTurn(render_question(instruction, phrase, False), answer, None, tuple(boxes))
+    return DialogueTurn(render_question(instruction, phrase, 0), answer, None, tuple(boxes))
 
 
 def scene_turn(row: Mapping[str, Any], item: TrainingImage, template: PromptTemplate) -> DialogueTurn:
@@ -118,12 +118,12 @@ def conversation(row: Mapping[str, Any], item: TrainingImage, template: PromptTe
     for question, answer in row.get("history") or []:
         named = box if "<box>" in question else None
         turns.append(
-            DialogueTurn(render_question(template.native["converse"], question, named is not None), answer, named)
+            DialogueTurn(render_question(template.native["converse"], question, int(named is not None)), answer, named)
         )
     named = box if "<box>" in row["text"] or (box is not None and not turns) else None
     turns.append(
         DialogueTurn(
-            render_question(template.native["converse"], row["text"], named is not None),
+            render_question(template.native["converse"], row["text"], int(named is not None)),
             f"{pointing} {row['answer']}".strip(),
             named,
             tuple(b for group in evidence for b in group),
@@ -151,7 +151,7 @@ def _read_region_captions(
         entry = entries[row["image_id"]]
         item = by_name[Path(entry["file_name"]).stem]
         captions = entry.get("captions") or [entry["caption"]]
-        question = render_question(template.native["describe"], None, True)
+        question = render_question(template.native["describe"], None, 1)
         box = _xywh(row["bbox"], item)
         item.dialogues["caption"].append((DialogueTurn(question, captions[0], box),))
 

@@ -64,7 +64,7 @@ def test_dialogue(scene, picture, tmp_path, capsys, monkeypatch):
     lines = [
         "hello",
         "/box 0,0,9,9",
-        "/box 0,0,100,50",
+        "/box 0,0,100,50; 20, 10, 300, 50",
         "/box 1,1,1,1",
         "what is this?",
         "and now?",
@@ -79,7 +79,7 @@ def test_dialogue(scene, picture, tmp_path, capsys, monkeypatch):
     captured = capsys.readouterr()
     assert captured.out == f"{ANSWER}\n" * 3
     assert [(question, boxes) for question, boxes, _ in scene.asked] == [
-        ("hello", ()), ("what is this?", ((0, 0, 0.5, 0.5),)), ("and now?", ()), ("fail", ()),
+        ("hello", ()), ("what is this?", ((0, 0, 0.5, 0.5), (0.1, 0.1, 1.0, 0.5))), ("and now?", ()), ("fail", ()),
     ]  # fmt: skip
     messages = captured.err.splitlines()
     parts = ["is empty", "the dialogue is too long", "unknown command /nonsense", "needs a file name", "no such folder"]
@@ -108,7 +108,6 @@ def test_nothing_to_save_yet(scene, picture, tmp_path, capsys, monkeypatch):
         (["q", "--box", "1,2,inf,4"], "must be four numbers"),
         (["q", "--box", "a,b,c,d"], "must be four numbers"),
         (["q", "--box", "5,5,5,9"], "is empty"),
-        (["q", "--box", "0,0,9,9", "--box", "1,1,9,9"], "one --box a question"),
         (["what is <box>?"], "no box was given"),
         (["<refer_box>"], "is reserved"),
         (["\udce4"], "terminal's encoding"),

@@ -12,6 +12,7 @@ from PIL import Image
 from groma_eval.core import Decoding, HarnessError, Question, Sample, Setup
 from groma_eval.models import load, registry
 from groma_eval.models.groma import GromaAdapter, open_image, printed_size
+from groma_model.checkpoints import resolve_checkpoint
 from groma_model.grounded_text import parse
 
 BOXES = [(0.0, 0.0, 0.5, 0.5), (0.25, 0.5, 0.75, 1.0)]
@@ -99,7 +100,7 @@ def test_an_image_is_perceived_once_and_asked_all(groma, pictures):
     assert len(groma.asked) == 1
     assert limit == 7
     assert [query.kind for query in first] == ["ground_one", "ground_all", "describe", "converse"]
-    assert first[2].box == BOXES[0]
+    assert first[2].boxes == (BOXES[0],)
     assert first[3].history == (("q", "a"),)
     assert len(second) == 1
     one = found["a.png"]
@@ -239,7 +240,7 @@ def test_load_errors_are_one_line(monkeypatch, options, message):
 
     monkeypatch.setattr("groma_model.Groma", SimpleNamespace(from_pretrained=from_pretrained), raising=False)
     with pytest.raises(HarnessError) as caught:
-        GromaAdapter.load("somewhere", name="n", **options)
+        GromaAdapter.load("groma-tiny", name="n", **options)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
 
@@ -253,12 +254,14 @@ def test_options_of_loading_reach_the_loader_and_only_quantisation_is_noted(monk
 
     monkeypatch.setattr("groma_model.Groma", SimpleNamespace(from_pretrained=from_pretrained), raising=False)
     options = {"device_map": "auto", "quantization": "4bit", "attn_implementation": "eager"}
-    adapter = GromaAdapter.load("c", name="n", model_args=options | {"nms_threshold": "0.5"})
-    assert called == {"c": {"device": None, "dtype": None, **options}}
+    adapter = GromaAdapter.load("groma-tiny", name="n", model_args=options | {"nms_threshold": "0.5"})
+    assert called == {resolve_checkpoint("groma-tiny"): {"device": None, "dtype": None, **options}}
     assert adapter._fixed == {"nms_threshold"}
     assert adapter.info.notes[-2:] == ("nms_threshold=0.5", "quantization=4bit")
     del options["quantization"]
-    assert GromaAdapter.load("c", name="n", model_args=options).info.notes == GromaAdapter(groma, "n").info.notes
+    assert (
+        GromaAdapter.load("groma-tiny", name="n", model_args=options).info.notes == GromaAdapter(groma, "n").info.notes
+    )
 
 
 def test_settings_reach_the_model_and_its_notes(monkeypatch, groma):
@@ -269,8 +272,8 @@ def test_settings_reach_the_model_and_its_notes(monkeypatch, groma):
         return groma
 
     monkeypatch.setattr("groma_model.Groma", SimpleNamespace(from_pretrained=from_pretrained), raising=False)
-    adapter = GromaAdapter.load("c", name="n", device="cpu", dtype="bf16", model_args={"nms_threshold": "0.5"})
-    assert called == {"c": {"device": "cpu", "dtype": torch.bfloat16}}
+    adapter = GromaAdapter.load("groma-tiny", name="n", device="cpu", dtype="bf16", model_args={"nms_threshold": "0.5"})
+    assert called == {resolve_checkpoint("groma-tiny"): {"device": "cpu", "dtype": torch.bfloat16}}
     assert groma.config.nms_threshold == 0.5
     assert adapter._fixed == {"nms_threshold"}
     assert adapter.info.notes[-1] == "nms_threshold=0.5"

@@ -6,11 +6,12 @@ from small import picture, small_groma
 
 from groma_model.boxes import iou_matrix
 from groma_model.generation import Exchange, Query
+from groma_model.processing import REFER
 
 QUERIES = [
     Query("ground_one", "the red circle"),
     Query("ground_all", "a blue star that is left of two small red circles"),
-    Query("describe", box=(0.1, 0.1, 0.4, 0.5)),
+    Query("describe", boxes=((0.1, 0.1, 0.4, 0.5),)),
     Query("converse", "what?"),
     Query("describe_scene"),
 ]
@@ -72,7 +73,7 @@ def test_cached_decoding_equals_running_the_whole_sequence_each_time(groma):
 
 def test_a_users_box_is_one_of_the_regions_it_is_asked_about(groma):
     box = (0.3, 0.2, 0.62, 0.81)
-    answer = groma.answer([groma.perceive(picture())], [[Query("describe", box=box)]], 2)[0][0]
+    answer = groma.answer([groma.perceive(picture())], [[Query("describe", boxes=(box,))]], 2)[0][0]
     overlaps = iou_matrix(torch.tensor([box]), torch.tensor(answer.regions))
     assert overlaps.max() > 0.999
     assert "<refer_box>" in answer.prompt
@@ -81,9 +82,9 @@ def test_a_users_box_is_one_of_the_regions_it_is_asked_about(groma):
 def test_a_dialogue_keeps_its_regions_when_a_new_box_renumbers_them(groma):
     scene = groma.perceive(picture())
     regions = tuple(tuple(b) for b in scene.boxes.tolist())
-    history = (Exchange("what?", "<roi><r5></roi> red", None, regions),)
+    history = (Exchange("what?", "<roi><r5></roi> red", (), regions),)
     box = (0.0, 0.0, 0.05, 0.05)
-    asked = Query("converse", "and <box>?", box, history)
+    asked = Query("converse", "and <box>?", (box,), history)
     answer = groma.answer([scene], [[asked]], 2)[0][0]
     renamed = int(answer.prompt.split("<roi><r")[1].split(">")[0])
     assert answer.regions[renamed] == pytest.approx(regions[5], abs=1e-6)
@@ -96,8 +97,25 @@ def test_chat_continues_and_history_replaces_it(groma):
     assert [e.question for e in scene.history] == ["what?", "and <box>?"]
     scene.chat("again", history=[("what?", "red")], max_new_tokens=3)
     assert len(scene.history) == 2
-    with pytest.raises(ValueError, match="one box a question"):
-        scene.chat("which?", boxes=[(0, 0, 1, 1), (0, 0, 1, 1)])
+    with pytest.raises(ValueError, match="names 2 boxes, given are 1"):
+        scene.chat("<box> or <box>?", boxes=[(0, 0, 1, 1)])
+
+
+def test_two_boxes_in_one_question(groma):
+    """Each is referred to by a region of its own, in the order given, here and when the dialogue goes on."""
+    scene = groma.perceive(picture())
+    boxes = ((0.1, 0.2, 0.3, 0.4), (0.5, 0.5, 0.9, 0.8))
+    placed = Query("converse", "is <box> above", boxes)  # the second is appended
+    follow = Query("converse", "sure?", (), (Exchange("is <box> above <box>", "yes", boxes),))
+    first, second = groma.answer([scene], [[placed, follow]], 2)[0]
+    assert first.prompt.count(REFER) == second.prompt.count(REFER) == 2
+    prefix = groma._prefix(scene, boxes)
+    for query in (placed, follow):
+        ids, refer, _ = groma._encode(query, prefix)
+        assert [prefix.boxes[i] for i in refer] == [pytest.approx(box, abs=1e-6) for box in boxes]
+        assert [ids[ids.index(groma.processor.region_ids[i]) + 2] for i in refer] == [
+            groma.processor.ids["<refer_feat>"]
+        ] * 2
 
 
 def test_pointing_never_leaves_the_image(groma):

@@ -13,15 +13,15 @@ def groma():
 
 
 def test_a_box_is_placed_where_the_text_names_it():
-    assert render_question("{text}", "what is <box>?", True) == f"what is {REFER}?"
-    assert render_question("{text}", "what is this?", True) == f"what is this? {REFER}"
-    assert render_question("describe {box}", None, True) == f"describe {REFER}"
-    assert render_question("{text}", "what is <box>?", False) == "what is ?"
+    assert render_question("{text}", "what is <box>?", 1) == f"what is {REFER}?"
+    assert render_question("{text}", "what is this?", 1) == f"what is this? {REFER}"
+    assert render_question("describe {box}", None, 1) == f"describe {REFER}"
+    assert render_question("{text}", "what is <box>?", 0) == "what is ?"
 
 
 @pytest.mark.parametrize("token", ["<refer_box>", "<image>", "<region>", "<r3>", "</s>", "<ground_box>", "<sep>"])
 def test_markup_in_a_question_is_text_without_power(groma, token):
-    assert token not in render_question("{text}", f"what {token} is it?", False)
+    assert token not in render_question("{text}", f"what {token} is it?", 0)
     scene = groma.perceive(picture())
     plain = groma.answer([scene], [[Query("converse", "what is it?")]], 3)[0][0]
     marked = groma.answer([scene], [[Query("converse", f"what{token} is it?")]], 3)[0][0]

@@ -18,6 +18,22 @@ from groma_model.configuration import GromaConfig
 from groma_model.modeling import GromaForConditionalGeneration
 from groma_model.released import native_names
 
+#: Stage -> (largest deviation seen, tolerance), in the order of the tests; ``pytest -v tests/parity`` prints it.
+DEVIATIONS: dict[str, tuple[float, float]] = {}
+
+
+def close(ours: Tensor, theirs: Tensor, tolerance: float, stage: str) -> None:
+    """Assert that no element differs by more than ``tolerance``, and note the largest difference of the stage."""
+    assert ours.shape == theirs.shape, stage
+    note(stage, (ours - theirs).abs().max().item(), tolerance)
+
+
+def note(stage: str, deviation: float, tolerance: float) -> None:
+    """Assert that ``deviation`` is within ``tolerance`` and keep the largest of the stage."""
+    assert deviation <= tolerance, f"{stage} differs by {deviation}"
+    seen, widest = DEVIATIONS.get(stage, (0.0, tolerance))
+    DEVIATIONS[stage] = max(seen, deviation), max(widest, tolerance)
+
 
 def small_config(**overrides: Any) -> GromaConfig:
     """The fixture's sizes with the released code's quirks but for its shuffle; ``overrides`` replace single fields."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fixture import results, tensors
+from fixture import close, note, results, tensors
 
 from groma_model.boxes import cxcywh_to_xyxy, xyxy_to_cxcywh
 from groma_model.checkpoints import load_checkpoint
@@ -45,13 +45,6 @@ def groma(loaded):
     return Groma(model, processor)
 
 
-def close(ours, theirs, tolerance):
-    assert ours.shape == theirs.shape
-    difference = (ours - theirs).abs().max().item()
-    assert difference <= tolerance, difference
-    return difference
-
-
 def question_of(prompt: str) -> str:
     """The last user turn of a recorded prompt."""
     return prompt.rpartition("USER: ")[2].removesuffix(" ASSISTANT:")
@@ -74,9 +67,9 @@ def test_forward(shared, groma, name):
     order = distance.argmin(0)
     assert torch.equal(selection.scores[order], selection.scores)
     selection = reorder(selection, order)
-    close(xyxy_to_cxcywh(selection.boxes), recorded["selected_boxes.0"], 1e-5)
+    close(xyxy_to_cxcywh(selection.boxes), recorded["selected_boxes.0"], 1e-5, "boxes of kept regions")
     regions = model.encode_regions(model.region_encoder.fused_maps(states), [selection.boxes])[0]
-    close(regions, recorded["region_features"], 5e-4)
+    close(regions, recorded["region_features"], 5e-4, "region features, whole path")
 
     images = model.image_tokens(states)
     count = images.shape[1]
@@ -90,10 +83,10 @@ def test_forward(shared, groma, name):
     index = feature_indices(ids, names["<image>"], names["<region>"], names["<refer_feat>"], count, refer)
     features = torch.cat([images[0], regions])[None]
     embeddings = model.embed(torch.tensor([ids]), torch.tensor([index]), features, count)
-    close(embeddings, recorded["inputs_embeds"], 5e-4)
+    close(embeddings, recorded["inputs_embeds"], 5e-4, "input embeddings")
     causal = torch.ones(1, 1, len(ids), len(ids), dtype=torch.bool).tril()
     hidden = model.run_llm(embeddings, causal, torch.arange(len(ids))[None])
-    close(model.logits(hidden[0])[None], recorded["logits"], 1e-3)
+    close(model.logits(hidden[0])[None], recorded["logits"], 1e-3, "logits of the forward pass")
 
 
 @pytest.mark.parametrize(
@@ -101,22 +94,26 @@ def test_forward(shared, groma, name):
     [
         ("20_generate_grounding", "grounding", 0, None),
         ("21_generate_refer1", "refer1", 0, "refer1"),
+        ("22_generate_refer2_img1", "refer2", 1, "refer2"),
         ("23_generate_rec_img1", "rec", 1, None),
     ],
 )
 def test_generation(shared, groma, name, prompt, image, user):
-    """Greedy ids, eight steps; one question with its box through the public path."""
+    """Greedy ids, eight steps; one question with its boxes through the public path."""
     recorded, summary = tensors(shared, name), results(shared)
     pixels = tensors(shared, "01_vit")["pixel_values"][image : image + 1]
     scene = perceived(groma, pixels)
-    box = cxcywh_to_xyxy(torch.tensor(summary["refer_boxes"][user]))[0].tolist() if user else None
+    boxes = cxcywh_to_xyxy(torch.tensor(summary["refer_boxes"][user])).tolist() if user else []
     text = question_of(summary["prompts"][prompt]).replace(REFER, "{box}")
-    query = Query("converse", None, tuple(box) if box else None, (), text)
+    query = Query("converse", None, tuple(map(tuple, boxes)), (), text)
     answer = groma.answer([scene], [[query]], 8)[0][0]
     new = recorded["sequences"][0, -8:].tolist()
     assert new == summary[name]["new_tokens"]
     assert answer.raw == groma.processor.decode(new).strip()
-    close(xyxy_to_cxcywh(torch.tensor(answer.regions)), recorded["pred_boxes"], 1e-5)
+    regions = xyxy_to_cxcywh(torch.tensor(answer.regions))
+    if len(boxes) > 1:  # they score alike: the reference's sort leaves their order open, and its answer names neither
+        regions = regions[(regions[:, None] - recorded["pred_boxes"]).abs().amax(-1).argmin(0)]
+    close(regions, recorded["pred_boxes"], 1e-5, "boxes of generated answers")
 
 
 def perceived(groma: Groma, pixels: torch.Tensor) -> Scene:
@@ -157,7 +154,7 @@ def test_training_loss_and_gradients(shared, name):
         states, _, selections = model.propose(pixels, users, grounds)
     selections = [reorder(s, recorded[f"randperm.{i}"]) for i, s in enumerate(selections)]
     for i, selection in enumerate(selections):
-        close(xyxy_to_cxcywh(selection.boxes), recorded[f"selected_boxes.{i}"], 1e-5)
+        close(xyxy_to_cxcywh(selection.boxes), recorded[f"selected_boxes.{i}"], 1e-5, "boxes of kept regions")
     regions = model.encode_regions(model.region_encoder.fused_maps(states), [s.boxes for s in selections])
     images = model.image_tokens(states)
     dialogues = []
@@ -172,7 +169,7 @@ def test_training_loss_and_gradients(shared, name):
         ids = recorded["expanded_input_ids"][i]
         assert packed.ids[i][known].tolist() == ids[recorded["attention_mask"][i].bool()].tolist()
     losses = stage.language_loss(packed, images, regions)
-    assert losses["loss"].item() == pytest.approx(entry["loss"], abs=1e-5)
+    note("training loss", abs(losses["loss"].item() - entry["loss"]), 1e-5)
     losses["loss"].backward()
     theirs = {released: n for n, _ in model.named_parameters() for released in released_names(n)}
     gradients = dict(model.named_parameters())
@@ -186,4 +183,4 @@ def test_training_loss_and_gradients(shared, name):
         ours = gradients[theirs[released]].grad
         # Large gradients are recorded flat, every n-th element.
         ours = ours.flatten()[:: -(-ours.numel() // gradient.numel())]
-        assert (ours - gradient.flatten()).norm() / gradient.norm() < 1e-3, released
+        note("gradients, relative to their norm", ((ours - gradient.flatten()).norm() / gradient.norm()).item(), 1e-3)

@@ -39,7 +39,8 @@ def memory(field):
 
 before = memory("VmRSS")
 model, _ = load_checkpoint(Path(sys.argv[1]), torch.bfloat16)
-assert all(p.dtype == torch.bfloat16 and not p.is_meta for p in model.parameters())
+wide = {name.split(".")[0] for name, p in model.named_parameters() if p.dtype != torch.bfloat16}
+assert wide == {"proposer"} and not any(p.is_meta for p in model.parameters())
 parameters = sum(p.numel() for p in model.parameters())
 print(json.dumps({"before": before, "peak": memory("VmHWM"), "parameters": parameters}))
 """

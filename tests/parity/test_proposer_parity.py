@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from fixture import claims, released_weights, results, small_config, tensors
+from fixture import claims, close, note, released_weights, results, small_config, tensors
 
 import groma_model.training.detection_loss as loss_module
 from groma_model.boxes import cxcywh_to_xyxy
@@ -46,24 +46,22 @@ def test_every_recorded_stage(shared, states):
     hidden = [_recorder(layer) for layer in model.decoder]
     output = model(states)
 
-    def close(ours, name, tolerance):
-        assert ours.shape == recorded[name].shape
-        difference = (ours - recorded[name]).abs().max().item()
-        assert difference <= tolerance, f"{name} differs by {difference}"
+    def same(ours, name, tolerance):
+        close(ours, recorded[name], tolerance, f"proposer: {name}")
 
-    close(watched["input_proj"][0].transpose(1, 2).unflatten(2, (32, 32)), "input_proj", 2e-5)
+    same(watched["input_proj"][0].transpose(1, 2).unflatten(2, (32, 32)), "input_proj", 2e-5)
     for name in ("encoder_out", "object_query", "pos_trans_norm"):
-        close(watched[name][0], name, 1e-4)
+        same(watched[name][0], name, 1e-4)
     assert torch.equal(output.selected, recorded["topk_proposals"])
-    close(output.encoder_logits[..., None], "enc_outputs_class", 1e-4)
-    close(output.encoder_boxes.logit(), "enc_outputs_coord_logits", 2e-4)
-    close(torch.stack([h[0] for h in hidden], 1), "decoder_intermediate_hidden", 1e-4)
+    same(output.encoder_logits[..., None], "enc_outputs_class", 1e-4)
+    same(output.encoder_boxes.logit(), "enc_outputs_coord_logits", 2e-4)
+    same(torch.stack([h[0] for h in hidden], 1), "decoder_intermediate_hidden", 1e-4)
     chosen = output.encoder_boxes.gather(1, output.selected[..., None].expand(-1, -1, 4))
-    close(chosen, "init_reference_points", 1e-5)
-    close(output.layer_boxes[-1], "pred_boxes", 1e-5)
-    close(output.coco_logits[..., None], "logits_coco", 1e-4)
-    close(output.sa1b_logits[..., None], "logits_sa1b", 1e-4)
-    close(output.score, "scores_fused", 1e-5)
+    same(chosen, "init_reference_points", 1e-5)
+    same(output.layer_boxes[-1], "pred_boxes", 1e-5)
+    same(output.coco_logits[..., None], "logits_coco", 1e-4)
+    same(output.sa1b_logits[..., None], "logits_sa1b", 1e-4)
+    same(output.score, "scores_fused", 1e-5)
     torch.testing.assert_close(output.boxes, cxcywh_to_xyxy(recorded["pred_boxes"]), atol=1e-5, rtol=0)
 
 
@@ -83,7 +81,7 @@ def test_detection_loss_and_gradients(shared, proposer, states, source):
     terms = detection_loss(proposer(states), targets, source)
     terms["loss"].backward()
 
-    assert terms["loss"].item() == pytest.approx(expected["loss"], abs=2e-4)
+    note("detection: loss (around 58)", abs(terms["loss"].item() - expected["loss"]), 2e-4)
     released = {"objectness": "loss_ce", "l1": "loss_bbox", "giou": "loss_giou"}
     for suffix in ("", "_0", "_1", "_enc"):
         for ours, theirs in released.items():
@@ -99,7 +97,7 @@ def test_detection_loss_and_gradients(shared, proposer, states, source):
     recorded = _renamed({f"perceiver.{n}": g for n, g in tensors(shared, f"40_det_{source}_grads").items()})
     for name, gradient in recorded.items():
         difference = (gradients[name] - gradient).norm() / gradient.norm()
-        assert difference < 1e-3, f"gradient of {name} is off by {difference:.1e}"
+        note("detection: gradients, relative to their norm", difference.item(), 1e-3)
 
 
 @torch.no_grad()
