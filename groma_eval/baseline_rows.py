@@ -1,6 +1,6 @@
 """Published numbers as rows: the data package ``groma_eval.baselines`` (``results/baselines``) read into plain types.
 
-Every row is one number as its source prints it. Numbers stay strings here, because the printed digits are part of the
+Every row is one number as its source prints it. Numbers stay decimal here, because the printed digits are part of the
 fact: ``89.6`` and ``89.60`` round differently when averaged.
 """
 
@@ -13,7 +13,7 @@ from decimal import Decimal, InvalidOperation
 
 from groma_eval.core import HarnessError
 
-TASKS = ("rec", "lvis_ground", "region_caption", "llava_bench", "ablations")
+TASKS = ("rec", "lvis_ground", "region_caption", "llava_bench", "ablations", "groma_elsewhere")
 COLUMNS = (
     "method",
     "size",
@@ -23,16 +23,28 @@ COLUMNS = (
     "metric",
     "value",
     "in_groma_table",
-    "comparable",
+    "setting",
     "source",
     "notes",
 )
+#: The setting of a number that compares with the rest of its column.
+STANDARD = "standard"
+#: How a number was obtained, in the order of the groups that tables print, with the group's head. None but those of
+#: the standard setting is ranked.
+SETTINGS = {
+    STANDARD: "",
+    "fine-tuned": "specialists and models fine-tuned on the task",
+    "zero-shot": "zero-shot or few-shot",
+    "other-protocol": "under another protocol",
+    "other-judge": "by another judge",
+    "other-metric": "in another metric",
+    "average-only": "of which only an average is published",
+}
 
 
 @dataclass(frozen=True)
 class Baseline:
-    """One published number. ``value`` keeps the source's digits; ``comparable`` is False where the number was not
-    obtained under the column's own protocol (zero-shot beside trained, another metric, an average alone)."""
+    """One published number. ``value`` keeps the source's digits; ``setting`` is one of :data:`SETTINGS`."""
 
     method: str
     size: str
@@ -42,9 +54,14 @@ class Baseline:
     metric: str
     value: Decimal
     in_groma_table: bool
-    comparable: bool
+    setting: str
     source: str
     notes: str
+
+    @property
+    def comparable(self) -> bool:
+        """Whether the number was obtained as its column's others were, so that it may be ranked among them."""
+        return self.setting == STANDARD
 
 
 def load_baselines(task: str) -> list[Baseline]:
@@ -69,9 +86,10 @@ def parse_baselines(text: str, name: str = "baselines") -> list[Baseline]:
         where = f"{name} line {reader.line_num}"
         if None in row or None in row.values():
             raise HarnessError(f"{where}: expected {len(COLUMNS)} fields")
-        for field in ("in_groma_table", "comparable"):
-            if row[field] not in ("yes", "no"):
-                raise HarnessError(f"{where}: {field} is '{row[field]}', must be yes or no")
+        if row["in_groma_table"] not in ("yes", "no"):
+            raise HarnessError(f"{where}: in_groma_table is '{row['in_groma_table']}', must be yes or no")
+        if row["setting"] not in SETTINGS:
+            raise HarnessError(f"{where}: setting is '{row['setting']}', must be one of {', '.join(SETTINGS)}")
         try:
             value = Decimal(row["value"])
         except InvalidOperation:
@@ -80,6 +98,5 @@ def parse_baselines(text: str, name: str = "baselines") -> list[Baseline]:
             raise HarnessError(f"{where}: value '{row['value']}' is not a finite number")
         if not row["source"]:
             raise HarnessError(f"{where}: a published number needs its source")
-        flags = {field: row[field] == "yes" for field in ("in_groma_table", "comparable")}
-        rows.append(Baseline(**{**row, "value": value, **flags}))
+        rows.append(Baseline(**{**row, "value": value, "in_groma_table": row["in_groma_table"] == "yes"}))
     return rows

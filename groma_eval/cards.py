@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, fields
 from importlib.metadata import entry_points
@@ -21,7 +22,8 @@ from typing import Any
 
 import yaml
 
-from groma_eval.core import Decoding, HarnessError, Setup
+from groma_eval.core import Decoding, HarnessError, ImageIds, Setup
+from groma_eval.leakage import check_set
 from groma_eval.readers import QUESTION_KINDS
 
 TASKS = ("rec", "grounding", "caption", "vqa", "proposals")
@@ -63,6 +65,7 @@ class Card:
     options: Mapping[str, Any] = field(default_factory=dict)
     prepare: str | None = None
     training_answers: str | None = None
+    image_ids: ImageIds | None = None
     source: str = ""
 
     def protocol(self, name: str | None = None) -> tuple[str, CardProtocol]:
@@ -86,6 +89,7 @@ _OPTIONAL = {
     "default_protocol": str,
     "prepare": str,
     "training_answers": str,
+    "image_ids": dict,
     "splits": list,
 }
 _Kind = type | tuple[type, ...]
@@ -148,6 +152,19 @@ def _check_prompts(where: str, name: str, prompts: Mapping[str, Any]) -> None:
             raise HarnessError(f"{where}: {name}.{kind} must be text, not {prompt!r}")
 
 
+def _image_ids(where: str, raw: Mapping[str, Any]) -> ImageIds:
+    _check_fields(where, raw, {"source": str}, {"pattern": str, "set": str})
+    try:
+        groups = re.compile(raw.get("pattern", ImageIds.pattern)).groups
+    except re.error as error:
+        raise HarnessError(f"{where}: pattern '{raw['pattern']}' is no regular expression ({error})") from None
+    if groups != 1:
+        raise HarnessError(f"{where}: pattern '{raw['pattern']}' has {groups} groups; the id must be its one group")
+    if "set" in raw:
+        check_set(where, raw["source"], raw["set"])
+    return ImageIds(**raw)
+
+
 def parse_card(raw: Any, where: str) -> list[Card]:
     """One card's mapping to benchmarks (several where it has ``splits``); ``where`` names it in errors."""
     if not isinstance(raw, dict):
@@ -160,7 +177,7 @@ def parse_card(raw: Any, where: str) -> list[Card]:
             if not isinstance(split, dict):
                 raise HarnessError(f"{where}: splits[{index}] must be a mapping, not {split!r}")
             merged = {**shared, **split}
-            for key in ("data", "counts", "options"):  # a split adds to what the splits share
+            for key in ("data", "counts", "options", "image_ids"):  # a split adds to what the splits share
                 if isinstance(shared.get(key), dict) and isinstance(split.get(key), dict):
                     merged[key] = {**shared[key], **split[key]}
             cards += parse_card(merged, f"{where}: splits[{index}]")
@@ -203,6 +220,7 @@ def parse_card(raw: Any, where: str) -> list[Card]:
             options=raw.get("options", {}),
             prepare=raw.get("prepare"),
             training_answers=raw.get("training_answers"),
+            image_ids=_image_ids(f"{where}: image_ids", raw["image_ids"]) if "image_ids" in raw else None,
             source=where,
         )
     ]

@@ -119,6 +119,32 @@ class Decoding:
 
 
 @dataclass(frozen=True)
+class ImageIds:
+    """How a benchmark's pictures are known: the collection they come from and their ids in it.
+
+    ``pattern`` finds the id, its one group, in the stem of the picture's file name (or in the sample's image id where
+    there is no file); zeros in front of a number do not count. ``set`` names the part of the collection where all
+    pictures are of one.
+    """
+
+    source: str
+    pattern: str = r"(\d+)$"
+    set: str | None = None
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """The pictures that a model's training saw, by source: named sets, and single ids (:mod:`groma_eval.leakage`).
+
+    ``complete``: whether that is all of them.
+    """
+
+    sets: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    image_ids: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    complete: bool = False
+
+
+@dataclass(frozen=True)
 class ModelInfo:
     """What an adapter declares about itself. ``frame`` and ``box_format`` are declared, never guessed from numbers."""
 
@@ -136,6 +162,7 @@ class ModelInfo:
     notes: tuple[str, ...] = ()  # printed as footnotes, e.g. "uses a pointer head"
     oracle: bool = False  # a bound that looks at the ground truth
     templates: Mapping[str, str] = field(default_factory=dict)  # native prompt per question kind
+    training_data: TrainingData | None = None  # None: nothing is stated
 
 
 @runtime_checkable

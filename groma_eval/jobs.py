@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from groma_eval import provenance
+from groma_eval import leakage, provenance
 from groma_eval.cards import Card, CardProtocol
 from groma_eval.core import Decoding, HarnessError, Model, ModelInfo, Sample
-from groma_eval.readers import read
+from groma_eval.readers import files, locate, read
 
 DATA_VARIABLE = "GROMA_DATA"
+_DRAWN = re.compile(r'\s*\{\s*"info"\s*:\s*\{[^{}]*"seed"\s*:\s*(-?\d+)')
 
 
 @dataclass(frozen=True)
 class Job:
-    """One benchmark, ready to run."""
+    """One benchmark, ready to run. ``leakage``: what the model's training saw of it (:func:`leakage.overlap`)."""
 
     card: Card
     protocol_name: str
@@ -28,6 +30,7 @@ class Job:
     samples: list[Sample]
     deviations: list[str]
     key: dict[str, Any]
+    leakage: dict[str, Any]
 
 
 def default_data_root(given: str | Path | None = None) -> Path:
@@ -51,8 +54,19 @@ def read_benchmark(
         if need_images:
             raise HarnessError(_missing_data(card, folder, root, False))
         folder = None
-    extra = {k: root / v for k, v in card.data.items() if k not in ("annotations", "images")}
+    extra = {k: root / v for k, v in _further_data(card).items()}
     return read(card.reader, path, folder, need_images, **extra, **card.options)
+
+
+def _further_data(card: Card) -> dict[str, str]:
+    """The files beside the annotations that the card names, such as reference answers kept apart."""
+    return {key: place for key, place in card.data.items() if key not in ("annotations", "images")}
+
+
+def _data_hash(card: Card, path: Path) -> str | None:
+    """The content of the annotations, whether they are one file or, for some readers, several in a folder."""
+    hashes = [provenance.file_hash(file) for file in files(card.reader, path, **card.options)]
+    return hashes[0] if len(hashes) == 1 else provenance.short_hash(hashes)
 
 
 def _missing_data(card: Card, path: Path, root: Path, given: bool) -> str:
@@ -73,7 +87,14 @@ def load_model(
     from groma_eval import models
 
     answers = _training_answers(card, root) if model.startswith("bound:majority") else None
-    return models.load(model, device=device, dtype=dtype, model_args=dict(model_args or {}), training_answers=answers)
+    return models.load(
+        model,
+        device=device,
+        dtype=dtype,
+        model_args=dict(model_args or {}),
+        training_answers=answers,
+        benchmark=card.name,
+    )
 
 
 def _training_answers(card: Card, root: Path) -> Path | None:
@@ -85,14 +106,14 @@ def _training_answers(card: Card, root: Path) -> Path | None:
 def places(
     card: Card, root: Path, annotations: str | Path | None, images: str | Path | None, several: bool
 ) -> tuple[Path | None, Path | None]:
-    """Annotation file and images folder that are to take the place of the card's (None where the card's own stand)."""
+    """Annotations and images folder that are to take the place of the card's (None where the card's own stand)."""
     if images is not None and not Path(images).is_dir():
         raise HarnessError(f"{images}: no such folder of images (--images)")
     if annotations is None:
         return None, Path(images) if images else None
     place = Path(annotations)
     if place.is_dir():
-        place = place / Path(card.data["annotations"]).name
+        place = locate(card.reader, place, Path(card.data["annotations"]).name)
     elif several:
         raise HarnessError(f"--annotations {place} is one file but several benchmarks are named; give a folder")
     return place, Path(images) if images else None
@@ -123,6 +144,8 @@ def prepare_job(
     deviations = [f"limit={options['limit']}"] if options["limit"] else []
     deviations += [f"{k}={v}" for k, v in options["gen_args"].items()]
     deviations += [f"annotations={where[0]}"] if overridden and not same else []
+    deviations += _drawn_anew(where[0] or root / card.data["annotations"])
+    seen = leakage.overlap(card.image_ids, samples, model.info.training_data, own_data=same or not overridden)
     key = {
         "card_version": card.version,
         "protocol": name,
@@ -132,9 +155,23 @@ def prepare_job(
         "rules": dict(protocol.rules),
         "deviations": deviations,
         "training_answers": _training_hash(card, model, root),
-        "data": provenance.file_hash(where[0] or root / card.data["annotations"]),
+        "data": _data_hash(card, where[0] or root / card.data["annotations"]),
     }
-    return Job(card, name, protocol, decoding, model, samples, deviations, key)
+    if further := {k: provenance.file_hash(root / v) for k, v in _further_data(card).items()}:
+        key["further_data"] = further
+    return Job(card, name, protocol, decoding, model, samples, deviations, key, seen)
+
+
+def _drawn_anew(path: Path) -> list[str]:
+    """A departure where the annotation file says at its beginning that it was drawn with a seed of one's own.
+
+    ``groma-eval data prepare`` writes so: the questions are as many and of the same kind, but not the published ones.
+    """
+    if not path.is_file():
+        return []
+    with path.open(encoding="utf-8", errors="replace") as file:
+        said = _DRAWN.match(file.read(2000))
+    return [f"questions drawn anew with seed {said.group(1)}"] if said else []
 
 
 def _training_hash(card: Card, model: Model, root: Path) -> str | None:

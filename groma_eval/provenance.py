@@ -11,9 +11,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from groma_eval import leakage
 from groma_eval.core import HarnessError, ModelInfo
 
-_PACKAGES = ("groma-eval", "torch", "transformers", "numpy", "pillow", "pycocotools")
+_PACKAGES = (
+    "groma-eval", "torch", "transformers", "numpy", "pillow", "pycocotools", "faster-coco-eval", "pycocoevalcap",
+)  # fmt: skip
 
 
 def short_hash(content: Any) -> str:
@@ -70,6 +73,7 @@ def describe_model(info: ModelInfo) -> dict[str, Any]:
         "box_format": info.box_format,
         "frame": info.frame,
         "needs_images": info.needs_images,
+        "training_data": leakage.describe(info.training_data),
         "templates": {k: {"text": t, "hash": short_hash(t)} for k, t in sorted(info.templates.items())},
     }
 

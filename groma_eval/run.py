@@ -19,6 +19,7 @@ from groma_eval import provenance
 from groma_eval.cards import Card, select
 from groma_eval.core import HarnessError, ImageAnswer, Model, Prediction, Sample, TaskResult
 from groma_eval.jobs import Job, default_data_root, load_model, places, prepare_job
+from groma_eval.judge.reviews import judged_fields, stored_scores
 from groma_eval.store import (
     BenchmarkStore,
     Record,
@@ -106,7 +107,7 @@ def evaluate(
         store = BenchmarkStore(folder / job.card.name)
         records, asked = _answer(job, store, size, batch_size == "auto", progress)
         answered = time.perf_counter()
-        result = _score(job.card.task, job.samples, records, job.protocol.rules)
+        result = _score(job.card.task, job.samples, records, job.protocol.rules, store.folder)
         store.finish(job.samples, records, {score.question_id: score for score in result.scores})
         metrics[job.card.name] = _summary(result)
         write_json(folder / "metrics.json", metrics)
@@ -123,25 +124,29 @@ def evaluate(
     return RunResult(chosen, folder, int(bad))
 
 
-def rescore(folder: str | Path) -> dict[str, dict[str, Any]]:
+def rescore(folder: str | Path, benchmarks: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
     """Recompute scores and metrics.json of a finished run from its store alone; returns the metrics.
+
+    ``benchmarks``: these alone, the others keep what they have; None: all.
 
     Raises:
         HarnessError: ``folder`` is no run, or one that is not finished.
     """
     folder = Path(folder)
     manifest = read_store_json(folder / "manifest.json")
-    metrics = {}
-    for name, entry in manifest["benchmarks"].items():
+    names = list(manifest["benchmarks"]) if benchmarks is None else list(benchmarks)
+    metrics = {} if benchmarks is None else read_store_json(folder / "metrics.json")
+    for name in names:
+        entry = manifest["benchmarks"][name]
         store = BenchmarkStore(folder / name)
         if not store.finished():
             raise HarnessError(f"{folder / name}: the run is not finished; repeat its groma-eval run command")
         samples, records = store.samples(), store.load()
-        result = _score(entry["task"], samples, records, entry["rules"])
+        result = _score(entry["task"], samples, records, entry["rules"], store.folder)
         store.finish(samples, records, {score.question_id: score for score in result.scores})
         metrics[name] = _summary(result)
     write_json(folder / "metrics.json", metrics)
-    return metrics
+    return {name: metrics[name] for name in names}
 
 
 def _batch_size(given: int | str) -> int:
@@ -175,7 +180,8 @@ def _open_run(folder: Path, key: Mapping[str, Any], jobs: Sequence[Job], command
             "family": job.card.family,
             "split": job.card.split,
             "headline": job.card.headline,
-            "deviations": job.deviations,
+            **judged_fields(folder / job.card.name, job.deviations, job.protocol.rules),
+            "leakage": job.leakage,
             "rules": dict(job.protocol.rules),
             "decoding": asdict(job.decoding),
             "prompts": dict(job.protocol.prompts),
@@ -327,8 +333,13 @@ def _out_of_memory(error: BaseException) -> bool:
     return True
 
 
-def _score(task: str, samples: Sequence[Sample], records: Mapping[str, Record], rules: Mapping[str, Any]) -> TaskResult:
-    return TASKS[task](samples, predictions_of(records.values()), regions_of(records.values()), rules)
+def _score(
+    task: str, samples: Sequence[Sample], records: Mapping[str, Record], rules: Mapping[str, Any], folder: Path
+) -> TaskResult:
+    predictions = predictions_of(records.values())
+    # What a judge said of the answers is stored beside them.
+    judged = {"reviews": stored_scores(folder, samples, predictions)} if rules.get("match") == "judge" else {}
+    return TASKS[task](samples, predictions, regions_of(records.values()), rules, **judged)
 
 
 def _summary(result: TaskResult) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 
 from groma_eval.core import HarnessError
 from groma_eval.table_columns import merge_heads
-from groma_eval.tables import SECTIONS, Cell, Grid, Row, Table
+from groma_eval.table_grid import SECTIONS, Cell, Grid, Row, Table
 
 HEADS = ("Method", "Size", "Source")
 
@@ -34,9 +34,11 @@ def clean(text: str) -> str:
 
 
 def _sections(grid: Grid) -> Iterator[tuple[str, list[Row]]]:
+    """The rows under each head, sections and their groups in order."""
     for section in SECTIONS:
-        if rows := [row for row in grid.rows if row.section == section]:
-            yield section, rows
+        rows = [row for row in grid.rows if row.section == section]
+        for heading in dict.fromkeys(row.heading for row in rows):
+            yield heading, [row for row in rows if row.heading == heading]
 
 
 def _half(cell: Cell, intervals: bool) -> str:
@@ -212,7 +214,7 @@ def _csv(grid: Grid, intervals: bool) -> str:
         marks = dict.fromkeys([*row.marks, *(mark for cell in row.cells for mark in cell.marks)])
         source = texts[row.source] if row.section == "Published" else row.source
         notes = "; ".join(texts[mark] for mark in marks)
-        names = [grid.title, row.section, row.method, row.size, source]
+        names = [grid.title, row.heading, row.method, row.size, source]
         writer.writerow([*map(_safe, names), *cells, _safe(notes)])
     return out.getvalue()
 
@@ -239,7 +241,7 @@ def _html(grid: Grid, intervals: bool) -> str:
     lines = ['<table class="groma-table">', f"<caption>{esc(grid.title)}</caption>"]
     lines += [f"<thead><tr>{fixed}{upper}</tr>", f"<tr>{heads}</tr></thead>"]
     for section, rows in _sections(grid):
-        lines.append(f'<tbody class="{section.lower()}">')
+        lines.append(f'<tbody class="{rows[0].section.lower()}">')
         lines.append(f'<tr><th scope="rowgroup" colspan="{width}">{section}</th></tr>')
         for row in rows:
             name = f'<th scope="row">{esc(row.method)}{sup(row.marks)}</th>'

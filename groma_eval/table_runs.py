@@ -41,6 +41,10 @@ class Run:
         """The run's benchmark of this task, family and split, if any."""
         return self.places(kind).get((family, split))
 
+    def unjudged(self, name: str) -> int:
+        """How many answers of a benchmark still wait for their judge."""
+        return int((self.results[name].get("counts") or {}).get("unjudged") or 0)
+
     def of(self, kind: str) -> list[str]:
         """The run's finished benchmarks of a task."""
         return [b for b in self.results if self.benchmarks[b].get("task") == kind]

@@ -8,79 +8,32 @@ cells, so a reader with a pencil arrives at the same digits.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
-from decimal import ROUND_HALF_UP, Decimal
+from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 from groma_eval.baseline_rows import Baseline, load_baselines
 from groma_eval.core import HarnessError
-from groma_eval.table_columns import COUNTS, ERROR_HEAD, KINDS, PAPER, TITLES, Column, error_columns, plain_columns
+from groma_eval.leakage import summarise
+from groma_eval.table_columns import (
+    COUNTS,
+    ERROR_HEAD,
+    KINDS,
+    PAPER,
+    TITLES,
+    Column,
+    error_columns,
+    further_columns,
+    paper_protocol,
+    plain_columns,
+)
 from groma_eval.table_footnotes import Footnotes
+from groma_eval.table_grid import SECTIONS, Cell, Grid, Row, Table, average_cell, half_up
+from groma_eval.table_published import published_rows
 from groma_eval.table_runs import Run, read_run
 
 BASELINES = ("paper", "all", "none")
-SECTIONS = ("Published", "Measured", "Bounds")
-
-
-@dataclass
-class Cell:
-    """One number as printed. ``half`` is half the width of its 95 % interval. ``ranked`` cells may be best or second;
-    ``place`` is then 1 or 2. ``marks`` are footnote marks."""
-
-    value: Decimal | None = None
-    half: Decimal | None = None
-    ranked: bool = False
-    place: int = 0
-    marks: list[str] = field(default_factory=list)
-
-    @property
-    def text(self) -> str:
-        """The digits, or a dash where there is no number."""
-        return "–" if self.value is None else f"{self.value:f}"
-
-
-@dataclass
-class Row:
-    """A method. ``section`` is one of :data:`SECTIONS`; ``source`` is a citation mark or a run id."""
-
-    section: str
-    method: str
-    size: str
-    source: str
-    cells: list[Cell]
-    marks: list[str] = field(default_factory=list)
-
-
-@dataclass
-class Grid:
-    """One printed table; ``notes`` pairs a footnote mark (or "") with its text."""
-
-    kind: str
-    title: str
-    columns: list[Column]
-    rows: list[Row]
-    notes: list[tuple[str, str]]
-
-
-@dataclass
-class Table:
-    """What ``groma-eval table`` prints: one grid or several."""
-
-    kind: str
-    grids: list[Grid]
-
-
-def half_up(value: Decimal | float | int, digits: int) -> Decimal:
-    """``value`` rounded half up to ``digits`` decimals, in decimal: 86.515 is 86.52, whatever binary makes of it."""
-    exact = value if isinstance(value, Decimal) else Decimal(repr(value))
-    return exact.quantize(Decimal(1).scaleb(-digits), rounding=ROUND_HALF_UP)
-
-
-def average(cells: Sequence[Decimal]) -> Decimal:
-    """Plain mean of printed cells, rounded half up to the most digits any of them is printed with."""
-    digits = max(-int(c.as_tuple().exponent) for c in cells)
-    return half_up(sum(cells, Decimal(0)) / len(cells), digits)
 
 
 def build_table(kind: str, runs: Sequence[Path | str] = (), baselines: str | None = None) -> Table:
@@ -99,7 +52,11 @@ def build_table(kind: str, runs: Sequence[Path | str] = (), baselines: str | Non
     grids = [grid for k in kinds for grid in _grids(k, loaded, baselines)]
     if not grids:
         held = sorted({str(r.benchmarks[b].get("task")) for r in loaded for b in r.results})
-        raise HarnessError(f"nothing to print for '{kind}': the runs given hold {', '.join(held) or 'no results'}")
+        waiting = [f"{name} of {run.id}" for run in loaded for name in run.results if run.unjudged(name)]
+        hint = f"; not judged yet (groma-eval judge RUN): {', '.join(waiting)}" if waiting else ""
+        raise HarnessError(
+            f"nothing to print for '{kind}': the runs given hold {', '.join(held) or 'no results'}{hint}"
+        )
     return Table(kind, grids)
 
 
@@ -126,9 +83,11 @@ def _grids(kind: str, runs: list[Run], baselines: str | None) -> list[Grid]:
         errors = []
         for f, s in measured:
             errors += error_columns(kind, ERROR_HEAD[kind] if beside else f"{f} {s}", f, s, found[f, s])
-        grids.append(_grid(kind, paper.title, columns + (errors if beside else []), runs, rows))
+        grids.append(_grid(kind, paper.title, columns + (errors if beside else []), runs, rows, paper.pictures))
         if errors and not beside:
             grids.append(_grid(kind, f"{paper.title}: {ERROR_HEAD[kind]}", errors, runs, []))
+        if further := [column for place in measured for column in further_columns(kind, *place, found[place])]:
+            grids.append(_grid(kind, f"{paper.title}: further measures", further, runs, []))
     for family in dict.fromkeys(f for f, s in found if (f, s) not in places):
         columns = []
         splits = [s for f, s in found if f == family and (f, s) not in places]
@@ -139,13 +98,15 @@ def _grids(kind: str, runs: list[Run], baselines: str | None) -> list[Grid]:
     return [grid for grid in grids if grid.rows]
 
 
-def _grid(kind: str, title: str, columns: list[Column], runs: list[Run], baselines: list[Baseline]) -> Grid:
+def _grid(
+    kind: str, title: str, columns: list[Column], runs: list[Run], baselines: list[Baseline], pictures: str = ""
+) -> Grid:
     notes = Footnotes()
     keys = {}
     for place in dict.fromkeys((c.family, c.split) for c in columns if c.metric):
         keys[place] = _reference(kind, place, runs, published=any((b.benchmark, b.split) == place for b in baselines))
     columns = columns + _count_columns(kind, columns, runs)
-    rows = _published_rows(columns, baselines, notes)
+    rows = published_rows(columns, baselines, notes)
     for section in SECTIONS[1:]:
         for run in runs:
             if run.section == section and (row := _measured_row(kind, run, columns, keys, notes)):
@@ -155,13 +116,15 @@ def _grid(kind: str, title: str, columns: list[Column], runs: list[Run], baselin
         row.cells = [row.cells[i] for i in used]
     # Only whole columns go, so the indices an average was made from are no longer needed.
     columns = [replace(columns[i], average_of=()) for i in used]
-    for i, column in enumerate(columns):
-        if column.note and any(row.section == "Published" and row.cells[i].value is not None for row in rows):
+    for i in range(len(columns)):
+        if any(row.cells[i].value is not None and not row.cells[i].apart for row in rows):
             for row in rows:
-                row.cells[i].ranked &= row.section == "Published"
+                row.cells[i].ranked &= not row.cells[i].apart
     _place(columns, rows)
-    for text in _protocol_notes(keys):
+    for text in (*_protocol_notes(keys), *_unjudged_notes(kind, keys, runs)):
         notes.plain(text)
+    if pictures and any(row.section == "Published" for row in rows):
+        notes.plain(pictures)
     return Grid(kind, title, columns, rows, notes.listed())
 
 
@@ -176,12 +139,11 @@ def _key(entry: dict[str, Any]) -> Key:
 def _reference(kind: str, place: tuple[str, str], runs: list[Run], published: bool) -> Key | None:
     """The version and protocol a column is read under: without deviations before with, the newest version, the
     paper's protocol before others, then the commonest. Published rows pin it to the paper's protocol."""
+    paper = paper_protocol(kind, place)
     keys = [_key(run.benchmarks[name]) for run in runs if (name := run.find(kind, *place))]
     if published:
-        keys = [key for key in keys if key[1] == "paper" and not key[2]]
-    return min(
-        keys, key=lambda k: (bool(k[2]), _descending(k[0]), k[1] != "paper", -keys.count(k), k[1:]), default=None
-    )
+        keys = [key for key in keys if key[1] == paper and not key[2]]
+    return min(keys, key=lambda k: (bool(k[2]), _descending(k[0]), k[1] != paper, -keys.count(k), k[1:]), default=None)
 
 
 def _descending(version: int | str) -> tuple[int, float]:
@@ -195,52 +157,15 @@ def _number(value: Any) -> float | int | None:
     return value
 
 
-def _published_rows(columns: list[Column], baselines: list[Baseline], notes: Footnotes) -> list[Row]:
-    methods: dict[tuple[str, str, str], list[Baseline]] = {}
-    for b in baselines:
-        methods.setdefault((b.method, b.size, b.year), []).append(b)
-    rows = []
-    for (method, size, _), numbers in methods.items():
-        at = {(b.benchmark, b.split, b.metric): b for b in numbers}
-        cells, used, remarks = [], [], []
-        for column in columns:
-            b = at.get((column.family, column.split, column.published)) if column.published else None
-            cells.append(Cell(b.value, ranked=b.comparable) if b else Cell())
-            used += [b] if b else []
-        metric = next((c.published for c in columns if c.published), "")
-        printed = next((b for b in numbers if b.split == "average" and b.metric == metric), None)
-        for i, column in enumerate(columns):
-            if column.average_of:
-                cells[i] = _average_cell(cells, column)
-                if cells[i].value is None and printed:
-                    cells[i] = Cell(printed.value, ranked=False)
-                    used.append(printed)
-                elif printed and cells[i].value != printed.value:
-                    remarks.append(f"the source prints the average as {printed.value}")
-        if used:
-            source = notes.cite(used[0].source)
-            remarks = [b.notes for b in used if b.notes] + remarks
-            marks = [notes.letter(text) for text in dict.fromkeys(remarks)]
-            rows.append(Row("Published", method, size, source, cells, marks))
-    return rows
-
-
-def _average_cell(cells: list[Cell], column: Column) -> Cell:
-    parts = [cells[i] for i in column.average_of]
-    values = [cell.value for cell in parts if cell.value is not None]
-    if len(values) < len(parts):
-        return Cell()
-    return Cell(average(values), ranked=all(cell.ranked for cell in parts))
-
-
 def _measured_row(
     kind: str, run: Run, columns: list[Column], keys: dict[tuple[str, str], Key | None], notes: Footnotes
 ) -> Row | None:
     cells = []
+    leaks = _leakage_marks(kind, run, columns, notes)
     for column in columns:
         name = run.find(kind, column.family, column.split) if column.metric else None
         if column.average_of:
-            cells.append(_average_cell(cells, column))
+            cells.append(average_cell(cells, column))
         elif column.count:
             cells.append(Cell(Decimal(_count(kind, run, columns, column.count))))
         elif name is None or (value := _number(run.results[name]["metrics"].get(column.metric))) is None:
@@ -253,9 +178,11 @@ def _measured_row(
             if isinstance(bounds, list) and len(bounds) == 2 and all(_number(b) is not None for b in bounds):
                 low, high = (Decimal(repr(b)) for b in bounds)
                 cell.half = half_up((high - low) / 2, column.digits)
-            cell.marks = _key_marks(key, reference, notes)
-            if column.note:
+            cell.marks = _key_marks(key, reference, paper_protocol(kind, (column.family, column.split)), notes)
+            cell.apart = bool(column.note) and not (run.results[name].get("counts") or {}).get(column.unless)
+            if cell.apart:
                 cell.marks.append(notes.dagger(column.note))
+            cell.marks += leaks[name]
             cells.append(cell)
     shown = [cell for cell, column in zip(cells, columns) if cell.value is not None and column.metric]
     if not shown:
@@ -270,12 +197,32 @@ def _measured_row(
     return Row(run.section, name, size, run.id, cells, marks)
 
 
-def _key_marks(key: Key, reference: Key | None, notes: Footnotes) -> list[str]:
+def _leakage_marks(kind: str, run: Run, columns: list[Column], notes: Footnotes) -> dict[str, list[str]]:
+    """Marks, by benchmark, for test pictures that the model's training saw or may have seen; none for bounds."""
+    found = {(c.family, c.split): run.find(kind, c.family, c.split) for c in columns if c.metric}
+    marks: dict[str, list[str]] = {name: [] for name in found.values() if name}
+    if run.section != "Measured":
+        return marks
+    seen = {}
+    for (family, split), name in found.items():
+        if name is None:
+            continue
+        status, images, of = summarise(run.benchmarks[name])
+        if status == "unknown":
+            marks[name].append(notes.dagger("whether its training saw the test pictures is not known"))
+        elif status == "seen":
+            seen[name] = f"{images} of {of}" + (f" of {family} {split}".rstrip() if len(marks) > 1 else "")
+    for name in seen:
+        marks[name].append(notes.dagger(f"its training saw test pictures: {', '.join(seen.values())}"))
+    return marks
+
+
+def _key_marks(key: Key, reference: Key | None, paper: str, notes: Footnotes) -> list[str]:
     """Marks of a cell that left its card's protocol or stands under another version or protocol than its column."""
     marks = []
     if key[2]:
         marks.append(notes.dagger(f"departs from the card's protocol: {', '.join(key[2])}"))
-    if key[:2] != reference[:2] if reference else key[1] != "paper":
+    if key[:2] != reference[:2] if reference else key[1] != paper:
         column = f"{reference[1]}, version {reference[0]}" if reference else "the paper's"
         marks.append(notes.dagger(f"measured under protocol {key[1]}, card version {key[0]} (the column: {column})"))
     return marks
@@ -310,3 +257,11 @@ def _protocol_notes(keys: dict[tuple[str, str], Key | None]) -> Iterable[str]:
             said.setdefault(f"protocol {key[1]}, card version {key[0]}", []).append(f"{family} {split}".strip())
     where = {text: "" if len(said) == 1 else f" ({', '.join(places)})" for text, places in said.items()}
     return [f"Measured rows: {text}{where[text]}." for text in said]
+
+
+def _unjudged_notes(kind: str, places: Iterable[tuple[str, str]], runs: list[Run]) -> Iterable[str]:
+    for place in places:
+        for run in runs:
+            name = run.find(kind, *place)
+            if name and (left := run.unjudged(name)):
+                yield f"{run.model.get('name')} ({run.id}): {left} answers are not judged yet (groma-eval judge RUN)"

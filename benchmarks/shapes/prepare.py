@@ -77,6 +77,11 @@ def prepare(
     return folder
 
 
+def is_drawn(folder: Path) -> bool:
+    """Whether ``folder`` holds scenes that :func:`prepare` drew (and not other data in the same form)."""
+    return (folder / "meta.json").is_file()
+
+
 def _write_split(folder: Path, split: str, count: int, seed: int, workers: int, progress: bool) -> None:
     pictures, notes = folder / "images" / split, folder / "annotations"
     pictures.mkdir(parents=True, exist_ok=True)

@@ -64,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
 
 def _make_data(root: Path) -> None:
     from groma_eval.cards import select
-    from groma_eval.cli.evaluate import prepare_data
+    from groma_eval.cli.data import prepare_data
 
     if all((root / card.data["annotations"]).is_file() for card in select(SUITE)):
         return

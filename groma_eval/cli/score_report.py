@@ -1,4 +1,4 @@
-"""What every ``groma-eval score KIND`` ends with: the numbers printed, and written where ``--json`` says."""
+"""How scores are printed: those of runs, and those that every ``groma-eval score KIND`` ends with (``--json``)."""
 
 from __future__ import annotations
 
@@ -46,3 +46,16 @@ def report(
         os.replace(beside, out)
     except OSError as error:
         raise HarnessError(f"--json {out}: cannot be written ({error.strerror})") from None
+
+
+def print_metrics(metrics: Mapping[str, Mapping[str, Any]]) -> None:
+    """Print metrics.json's content: a benchmark's counts in a line, then a line a metric with its 95 % interval.
+
+    A metric that has no value yet (a score that waits for its judge) is a dash.
+    """
+    for name, entry in metrics.items():
+        print(name + ": " + ", ".join(f"{count} {value}" for count, value in entry["counts"].items()))
+        for metric, value in entry["metrics"].items():
+            low_high = entry["intervals"].get(metric)
+            number = f"{'–':>8}" if value is None else f"{value:8.2f}"
+            print(f"  {metric:<24}{number}" + (f"  [{low_high[0]:.2f}, {low_high[1]:.2f}]" if low_high else ""))

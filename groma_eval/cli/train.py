@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import time
@@ -14,6 +15,7 @@ from typing import Any
 
 from groma_eval.core import HarnessError
 from groma_eval.curves import draw_curves
+from groma_eval.leakage import STATEMENT, state_training
 
 STAGES = ("detect", "align", "instruct")
 #: Benchmarks (on the validation split) that a stage is watched with.
@@ -67,6 +69,7 @@ def run_stage(args: argparse.Namespace) -> dict[str, float]:
     """One stage in this process (one of several under a distributed launcher)."""
     import torch
 
+    from groma_eval.benchmarks.shapes.prepare import is_drawn
     from groma_model.checkpoints import load_checkpoint, resolve_checkpoint
     from groma_model.configuration import preset
     from groma_model.data.samples import corpus, read_training_images
@@ -95,6 +98,9 @@ def run_stage(args: argparse.Namespace) -> dict[str, float]:
     evaluate = None if args.no_evaluate else held_out(recipe.stage, args.data.parent, recipe.evaluate_images)
     began = time.time()
     metrics = train(model, processor, images[: args.limit], recipe, args.out, evaluate, args.workers)
+    if os.environ.get("RANK", "0") == "0":
+        seen = {"shapes": ["train"]} if is_drawn(args.data) else None
+        state_training(args.out, seen, resolve_checkpoint(args.init) if args.init else None)
     print(f"{recipe.stage}: {recipe.steps} steps in {time.time() - began:.0f} s -> {args.out}", file=sys.stderr)
     return metrics
 
@@ -169,6 +175,7 @@ def run_tiny(args: argparse.Namespace) -> int:
     assert previous is not None
     model, processor = load_checkpoint(previous)
     save_checkpoint(model, processor, args.out / "groma-tiny", torch.float16)
+    shutil.copy(previous / STATEMENT, args.out / "groma-tiny" / STATEMENT)
     (args.out / "seconds.json").write_text(json.dumps(seconds, indent=1) + "\n")
     total = sum(seconds.values()) / 60
     print(f"groma-tiny (seed {seed}) in {total:.1f} minutes of training -> {args.out / 'groma-tiny'}", file=sys.stderr)

@@ -20,12 +20,17 @@ AR_THRESHOLDS = np.linspace(0.5, 0.95, 10)  # .50:.05:.95, as in COCO
 # distance an IoU counts as equal to the threshold: reached under ">=", not exceeded under ">".
 TIE = 1e-9
 
+_NO_BOX = (float("nan"),) * 4
+
 Boxes = Sequence[Sequence[float]] | np.ndarray
 
 
 def as_boxes(boxes: Boxes) -> np.ndarray:
     """``boxes`` as a float64 (n, 4) array, (0, 4) for none; raises HarnessError for another shape."""
-    array = np.asarray(boxes, dtype=np.float64)
+    try:
+        array = np.asarray(boxes, dtype=np.float64)
+    except (TypeError, ValueError):  # rows of different lengths, or of something other than numbers
+        raise HarnessError("boxes that are not four numbers each: give a list of (x1, y1, x2, y2)") from None
     if array.size == 0:
         return np.zeros((0, 4))
     if array.ndim != 2 or array.shape[1] != 4:
@@ -35,18 +40,28 @@ def as_boxes(boxes: Boxes) -> np.ndarray:
 
 def iou_matrix(a: Boxes, b: Boxes) -> np.ndarray:
     """IoU of every box of ``a`` (n, 4) with every box of ``b`` (m, 4), xyxy -> (n, m) float64 in [0, 1]."""
+    return _iou(as_boxes(a)[:, None], as_boxes(b)[None, :])
+
+
+def paired_iou(a: Boxes, b: Boxes) -> np.ndarray:
+    """IoU of each box of ``a`` (n, 4) with the box of ``b`` (n, 4) in the same row, xyxy -> (n,) float64 in [0, 1]."""
     a, b = as_boxes(a), as_boxes(b)
+    if len(a) != len(b):
+        raise HarnessError(f"{len(a)} boxes beside {len(b)}: give pairs")
+    return _iou(a, b)
+
+
+def _iou(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     # Unusable boxes become empty ones, so that neither NaN nor a negative area can reach the ratio.
-    a = np.where(np.isfinite(a).all(axis=1, keepdims=True), a, 0.0)
-    b = np.where(np.isfinite(b).all(axis=1, keepdims=True), b, 0.0)
-    sides_a = np.clip(a[:, 2:] - a[:, :2], 0.0, None)
-    sides_b = np.clip(b[:, 2:] - b[:, :2], 0.0, None)
-    overlap = np.minimum(a[:, None, 2:], b[None, :, 2:]) - np.maximum(a[:, None, :2], b[None, :, :2])
+    a = np.where(np.isfinite(a).all(axis=-1, keepdims=True), a, 0.0)
+    b = np.where(np.isfinite(b).all(axis=-1, keepdims=True), b, 0.0)
+    area_a = np.clip(a[..., 2:] - a[..., :2], 0.0, None).prod(axis=-1)
+    area_b = np.clip(b[..., 2:] - b[..., :2], 0.0, None).prod(axis=-1)
+    overlap = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2])
     intersection = np.clip(overlap, 0.0, None).prod(axis=-1)
-    area_a, area_b = sides_a.prod(axis=1), sides_b.prod(axis=1)
     # An inverted box may still "overlap" by the formula above where only one box is inverted; without area, no overlap.
-    intersection = np.where((area_a[:, None] > 0) & (area_b[None, :] > 0), intersection, 0.0)
-    union = area_a[:, None] + area_b[None, :] - intersection
+    intersection = np.where((area_a > 0) & (area_b > 0), intersection, 0.0)
+    union = area_a + area_b - intersection
     return np.divide(intersection, union, out=np.zeros_like(intersection), where=union > 0).clip(0.0, 1.0)
 
 
@@ -65,6 +80,38 @@ def rank_order(count: int, confidences: Sequence[float] | None) -> np.ndarray:
     return np.argsort(-np.asarray(confidences, dtype=np.float64), kind="stable")
 
 
+def picked_box(
+    boxes: Boxes, confidences: Sequence[float] | None, pick: Literal["first", "most_confident"] = "first"
+) -> Sequence[float]:
+    """The one box of an answer that REC judges: the first or the surest; four NaN where there is none.
+
+    Scoring the best of many would reward emitting many.
+    """
+    if not len(boxes):
+        return _NO_BOX
+    return boxes[0 if pick == "first" else rank_order(len(boxes), confidences)[0]]
+
+
+def rec_table(picked: Boxes, gt: Boxes, rule: Literal[">=", ">"] = ">=") -> dict[str, np.ndarray]:
+    """Scores of n referring expressions, one picked box (n, 4) and one true box (n, 4) each; every column is (n,).
+
+    ``acc@t`` holds the IoU against the threshold by ``rule``, ``acc@t_strict`` always by ``>``, ``acc@t_loose`` (beside
+    the rule ``>``) by ``>=``; each is 0 or 1. ``iou`` is in [0, 1]. ``centre_acc``: the picked box's centre lies within
+    (or on the edge of) the true box. A row of NaN, no box, scores 0 throughout.
+    """
+    picked, gt = as_boxes(picked), as_boxes(gt)
+    iou = paired_iou(picked, gt)
+    loose = {f"acc@{t:g}": iou >= t - TIE for t in REC_THRESHOLDS}
+    strict = {f"acc@{t:g}": iou > t + TIE for t in REC_THRESHOLDS}
+    centre = (picked[:, :2] + picked[:, 2:]) / 2
+    columns = dict(loose if rule == ">=" else strict)
+    columns |= {f"{name}_strict": hits for name, hits in strict.items()}
+    if rule == ">":
+        columns |= {f"{name}_loose": hits for name, hits in loose.items()}
+    columns |= {"iou": iou, "centre_acc": ((centre >= gt[:, :2]) & (centre <= gt[:, 2:])).all(axis=1)}
+    return {name: column.astype(np.float64) for name, column in columns.items()}
+
+
 def rec_scores(
     boxes: Boxes,
     confidences: Sequence[float] | None,
@@ -72,26 +119,13 @@ def rec_scores(
     rule: Literal[">=", ">"] = ">=",
     pick: Literal["first", "most_confident"] = "first",
 ) -> dict[str, float]:
-    """Scores of one referring expression, each 0.0 or 1.0 but ``iou`` in [0, 1].
-
-    Exactly one emitted box is judged (``pick``): scoring the best of many would reward emitting many. No box scores 0
-    throughout. ``rule`` is how IoU is held against the thresholds of ``acc@t``; ``acc@0.5_strict`` is always ``>``.
-    ``centre_acc``: the picked box's centre lies within (or on the edge of) the true box.
-    """
+    """Scores of one referring expression: :func:`rec_table` for the box that :func:`picked_box` takes of an answer."""
     if rule not in (">=", ">") or pick not in ("first", "most_confident"):
         raise HarnessError(
             f"REC rule {rule!r}, pick {pick!r}: rule is '>=' or '>', pick is 'first' or 'most_confident'"
         )
-    boxes = as_boxes(boxes)
-    iou = centre = 0.0
-    if len(boxes):
-        chosen = boxes[0 if pick == "first" else rank_order(len(boxes), confidences)[0]]
-        iou = iou_xyxy(chosen, gt)
-        x, y = (chosen[0] + chosen[2]) / 2, (chosen[1] + chosen[3]) / 2
-        centre = float(gt[0] <= x <= gt[2] and gt[1] <= y <= gt[3])
-    slack = -TIE if rule == ">=" else TIE
-    scores = {f"acc@{t:g}": float(bool(len(boxes)) and iou > t + slack) for t in REC_THRESHOLDS}
-    return scores | {"acc@0.5_strict": float(iou > 0.5 + TIE), "iou": iou, "centre_acc": centre}
+    table = rec_table([picked_box(as_boxes(boxes), confidences, pick)], [gt], rule)
+    return {name: float(column[0]) for name, column in table.items()}
 
 
 def match_boxes(pred: Boxes, gt: Boxes, iou: float = 0.5) -> list[tuple[int, int]]:

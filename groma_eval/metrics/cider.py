@@ -2,77 +2,57 @@
 
 from __future__ import annotations
 
-import math
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from groma_eval.core import HarnessError
+import numpy as np
+
+from groma_eval.metrics.ngrams import LONGEST, CaptionGrams, Tokeniser, check_captions, count_ngrams
 from groma_eval.metrics.ptb import ptb_tokens
 
-_LONGEST, _SIGMA = 4, 6.0
-Tokeniser = Callable[[str], Sequence[str]]
-
-
-def check_captions(candidates: Mapping[str, str], references: Mapping[str, Sequence[str]]) -> None:
-    """Raise HarnessError unless both sides have the same ids and every id has a reference."""
-    differing = candidates.keys() ^ references.keys()
-    if differing:
-        some = sorted(map(str, differing))[0]
-        raise HarnessError(
-            f"captions and references differ in {len(differing)} ids, {some!r} among them: "
-            "give an empty caption where an answer is missing"
-        )
-    if not references:
-        raise HarnessError("no captions to score: give at least one")
-    bare = next((key for key, texts in references.items() if isinstance(texts, str) or not texts), None)
-    if bare is not None:
-        raise HarnessError(f"caption {bare!r} has no list of references: give at least one reference text")
+__all__ = ["Tokeniser", "check_captions", "cider", "cider_of"]
+_SIGMA = 6.0
 
 
 def cider(
     candidates: Mapping[str, str],
     references: Mapping[str, Sequence[str]],
     tokenise: Tokeniser = ptb_tokens,
+    original: bool = False,
 ) -> tuple[float, dict[str, float]]:
-    """Corpus and per-item CIDEr, x100 as papers print it (0 to 1000; 107.3 rather than 1.073).
+    """Corpus and per-item CIDEr, x100 as papers print it (0 to 1000, more is better; 107.3 rather than 1.073).
 
     TF-IDF vectors of 1- to 4-grams, document frequencies from these very references (so that a figure belongs to its
     set of images, and a corpus of one image scores 0), candidate counts clipped to the reference's, a Gaussian penalty
     on the difference in length (sigma 6), the mean over references and n, times 10. The corpus score is the mean.
     ``tokenise`` makes tokens of a text: ``str.split`` for texts that are tokenised already.
+
+    ``original``: without clipping and penalty, the paper's first measure (to be printed as "CIDEr-original"); the
+    stemming of words that belonged to it is left out.
     """
-    check_captions(candidates, references)
-    counts = {key: [_ngrams(tokenise(text)) for text in texts] for key, texts in references.items()}
-    document_frequency: Counter[tuple[str, ...]] = Counter()
-    for documents in counts.values():
-        document_frequency.update({gram for document in documents for gram in document})
-    log_images = math.log(len(references))
-    idf = {gram: log_images - math.log(df) for gram, df in document_frequency.items()}
-
-    def vector(grams: Mapping[tuple[str, ...], int]) -> tuple[list[dict], list[float], int]:
-        weights: list[dict[tuple[str, ...], float]] = [{} for _ in range(_LONGEST)]
-        for gram, count in grams.items():
-            weights[len(gram) - 1][gram] = count * idf.get(gram, log_images)
-        norms = [math.sqrt(sum(w * w for w in part.values())) for part in weights]
-        # The evaluation's "length" of a sentence is its number of bigrams.
-        return weights, norms, sum(count for gram, count in grams.items() if len(gram) == 2)
-
-    per_item: dict[str, float] = {}
-    for key, text in candidates.items():
-        weights, norms, length = vector(_ngrams(tokenise(text)))
-        total = 0.0
-        for document in counts[key]:
-            other_weights, other_norms, other_length = vector(document)
-            penalty = math.exp(-((length - other_length) ** 2) / (2 * _SIGMA**2))
-            for mine, my_norm, other, other_norm in zip(weights, norms, other_weights, other_norms):
-                if my_norm and other_norm:
-                    shared = sum(min(w, other[g]) * other[g] for g, w in mine.items() if g in other)
-                    total += penalty * shared / (my_norm * other_norm)
-        per_item[key] = 1000.0 * total / (_LONGEST * len(counts[key]))
-    return math.fsum(per_item.values()) / len(per_item), per_item
+    return cider_of(count_ngrams(candidates, references, tokenise), original)
 
 
-def _ngrams(tokens: Sequence[str]) -> Counter[tuple[str, ...]]:
-    return Counter(
-        tuple(tokens[start : start + n]) for n in range(1, _LONGEST + 1) for start in range(len(tokens) - n + 1)
-    )
+def cider_of(texts: CaptionGrams, original: bool = False) -> tuple[float, dict[str, float]]:
+    """:func:`cider` of counted n-grams."""
+    items, others = len(texts.keys), len(texts.item_of)
+    similarity = np.zeros(others)
+    for grams in texts.grams:
+        kinds = 1 + max(grams.gram.max(initial=0), grams.other_gram.max(initial=0))
+        of_item = np.sort(texts.item_of[grams.other_text] * kinds + grams.other_gram)
+        documents = of_item[np.diff(of_item, prepend=-1) > 0] % kinds  # an n-gram counts once an item
+        idf = np.log(items) - np.log(np.maximum(1, np.bincount(documents, minlength=kinds)))
+        weight, other_weight = grams.count * idf[grams.gram], grams.other_count * idf[grams.other_gram]
+        norm = np.sqrt(np.bincount(grams.item, weight**2, items))
+        other_norm = np.sqrt(np.bincount(grams.other_text, other_weight**2, others))
+        shared = grams.same >= 0
+        mine, theirs = weight[grams.same[shared]], other_weight[shared]
+        products = (mine if original else np.minimum(mine, theirs)) * theirs
+        norms = norm[texts.item_of] * other_norm
+        similarity += np.bincount(grams.other_text[shared], products, others) / np.where(norms > 0, norms, np.inf)
+    if not original:
+        # The evaluation's "length" of a sentence is its number of pairs of words.
+        excess = np.maximum(texts.length - 1, 0)[texts.item_of] - np.maximum(texts.other_length - 1, 0)
+        similarity *= np.exp(-(excess**2) / (2 * _SIGMA**2))
+    mean = np.bincount(texts.item_of, similarity, items) / np.bincount(texts.item_of, minlength=items)
+    scores = 1000.0 / LONGEST * mean
+    return float(scores.mean()), dict(zip(texts.keys, scores.tolist()))

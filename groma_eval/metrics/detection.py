@@ -1,88 +1,113 @@
-"""Detection metrics: COCO AP/AR of class-agnostic proposals, and the recall and precision of grounded categories.
+"""Detection: anybody's boxes against COCO or LVIS ground truth, and class-agnostic region proposals.
 
-Scores are percentages. Areas are in pixels of the original image; small, medium and large are COCO's: below 32^2, below
-96^2, and above.
+Areas are in pixels of the original image; small, medium and large are COCO's: below 32^2, below 96^2, and above.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from groma_eval.core import HarnessError
-from groma_eval.metrics.boxes import AR_THRESHOLDS, as_boxes, as_many_recall, match_boxes, rank_order
+from groma_eval.metrics.as_many import Query, as_many_metrics
+from groma_eval.metrics.boxes import AR_THRESHOLDS, as_boxes, as_many_recall
+from groma_eval.metrics.coco_eval import EvalTables, coco_metrics, coco_tables, faster_is_installed
+from groma_eval.metrics.detection_files import GroundTruth, read_detections, read_ground_truth
+from groma_eval.metrics.lvis_eval import MAX_DETS, lvis_metrics, lvis_tables
 
-SMALL, LARGE = 32.0**2, 96.0**2
-_AREAS = {"all": 0, "s": 1, "m": 2, "l": 3}
+PROTOCOLS = ("coco", "lvis", "as-many")
+
+Metrics = dict[str, float | None]
+PerItem = dict[str, dict[str, Any]]
 
 
-@dataclass(frozen=True)
-class CocoScores:
-    """What COCOeval accumulates: precision (T, R, K, A, M) and recall (T, K, A, M), -1 where there is no ground truth.
+def score_detection(
+    references: Path | str | Mapping[str, Any],
+    predictions: Path | str | Sequence[Mapping[str, Any]],
+    protocol: str,
+    reference_metrics: bool = False,
+) -> tuple[Metrics, PerItem]:
+    """Score detections. Values are in [0, 1], as the reference tools give them; None where nothing is to be measured.
 
-    T = IoU .50:.05:.95, R = 101 recall points, K = categories, A = all/s/m/l, M = ``max_dets``.
+    Args:
+        references: a COCO or LVIS annotation file, or its content.
+        predictions: COCO results (``[{"image_id", "category_id", "bbox": [x, y, width, height], "score"}]``, pixels),
+            a file or its content.
+        protocol: ``coco`` (COCO's twelve figures), ``lvis`` (those of LVIS, by its federated rules) or ``as-many``
+            (:mod:`groma_eval.metrics.as_many`: recall of the k best-scored boxes, equal scores in file order, for
+            every image and category with k true boxes; crowd regions are left aside).
+        reference_metrics: compute through pycocotools and lvis-api instead of faster-coco-eval.
+
+    Returns:
+        Metrics by name, and values by item: by category id under ``coco`` and ``lvis``, by ``IMAGE_CATEGORY`` under
+        ``as-many``.
+
+    Raises:
+        HarnessError: an unknown protocol, malformed files, ids that the references do not have, a missing package.
     """
-
-    precision: np.ndarray
-    recall: np.ndarray
-    max_dets: tuple[int, ...]
-
-    def ap(self, iou: float | None = None, area: str = "all", max_dets: int = 100) -> float | None:
-        """Average precision in [0, 1] (at one IoU or over all), None where no ground truth falls in ``area``."""
-        return _mean(self._at(self.precision, iou, area, max_dets))
-
-    def ar(self, iou: float | None = None, area: str = "all", max_dets: int = 100) -> float | None:
-        """Recall in [0, 1] (at one IoU or averaged over all), None where no ground truth falls in ``area``."""
-        return _mean(self._at(self.recall, iou, area, max_dets))
-
-    def _at(self, table: np.ndarray, iou: float | None, area: str, max_dets: int) -> np.ndarray:
-        rows = slice(None) if iou is None else [int(np.abs(AR_THRESHOLDS - iou).argmin())]
-        return table[rows][..., _AREAS[area], self.max_dets.index(max_dets)]
+    if protocol not in PROTOCOLS:
+        raise HarnessError(f"protocol '{protocol}': detection protocols are {', '.join(PROTOCOLS)}")
+    if protocol == "as-many" and reference_metrics:
+        raise HarnessError("as-many has no reference tool: leave --reference-metrics out")
+    truth = read_ground_truth(references, federated=protocol == "lvis")
+    found = read_detections(predictions, truth)
+    if protocol == "as-many":
+        return _score_as_many(truth, found)
+    if protocol == "coco":
+        tables = coco_tables(truth.dataset, found, reference=reference_metrics)
+        return coco_metrics(tables), _by_category(tables, truth, "AR100")
+    tables = lvis_tables(truth.dataset, found, reference=reference_metrics)
+    frequencies = {category["id"]: category["frequency"] for category in truth.dataset["categories"]}
+    return lvis_metrics(tables, frequencies), _by_category(tables, truth, f"AR@{MAX_DETS}")
 
 
-def _mean(values: np.ndarray) -> float | None:
-    counted = values[values > -1]
-    return float(counted.mean()) if counted.size else None
+def _by_category(tables: EvalTables, truth: GroundTruth, recall_name: str) -> PerItem:
+    """AP, AP50 and recall of every category that has ground truth, by the file's category id."""
+    ids = {number: str(key) for key, number in truth.categories.items()}
+    names = {category["id"]: category["name"] for category in truth.dataset["categories"]}
+    rows = {}
+    for index, number in enumerate(tables.categories):
+        ap = tables.ap(among=[index])
+        if ap is not None:
+            values = {"AP": ap, "AP50": tables.ap(0.5, among=[index]), recall_name: tables.ar(among=[index])}
+            rows[ids[number]] = {"category": names[number], **values}
+    return rows
 
 
-def coco_scores(
-    dataset: Mapping[str, Any],
-    detections: Iterable[Mapping[str, Any]],
-    max_dets: Sequence[int] = (1, 10, 100),
-    by_category: bool = True,
-) -> CocoScores:
-    """Run pycocotools' box evaluation, silently, on COCO dictionaries (``bbox`` xywh in pixels).
+def _score_as_many(truth: GroundTruth, found: Sequence[Mapping[str, Any]]) -> tuple[Metrics, PerItem]:
+    from tqdm import tqdm
 
-    ``dataset`` has ``images``, ``annotations`` (with ``area``, ``iscrowd``, non-zero ``id``) and ``categories``;
-    ``detections`` have ``image_id``, ``category_id``, ``bbox``, ``score``; none at all is allowed. Without
-    ``by_category`` every box is of one class.
-    """
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
+    wanted: dict[tuple[int, int], list[Mapping[str, Any]]] = defaultdict(list)
+    for row in truth.dataset["annotations"]:
+        if not row["iscrowd"]:
+            wanted[row["image_id"], row["category_id"]].append(row)
+    given: dict[tuple[int, int], list[Mapping[str, Any]]] = defaultdict(list)
+    for row in found:
+        given[row["image_id"], row["category_id"]].append(row)
+    frequency = {category["id"]: category["frequency"] for category in truth.dataset["categories"]}
+    image_ids, category_ids = ({number: key for key, number in ids.items()} for ids in (truth.images, truth.categories))
+    queries, rows = [], {}
+    for (image, category), true_boxes in tqdm(sorted(wanted.items()), desc="queries", leave=False, disable=None):
+        answered = given.get((image, category), [])
+        hits = as_many_recall(_xyxy(answered), [row["score"] for row in answered], _xyxy(true_boxes), AR_THRESHOLDS)
+        areas = np.array([row["area"] for row in true_boxes], dtype=np.float64)
+        queries.append(Query(category, frequency[category], hits, areas))
+        rows[f"{image_ids[image]}_{category_ids[category]}"] = {
+            "AR": float(hits.mean()),
+            "AR50": float(hits[0].mean()),
+            "n_gt": len(true_boxes),
+            "n_pred": len(answered),
+        }
+    return as_many_metrics(queries), rows
 
-    found = [
-        {**d, "id": number, "area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0}
-        for number, d in enumerate(detections, start=1)
-    ]
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth, result = COCO(), COCO()
-        # COCOeval marks annotations in place: give it copies.
-        truth.dataset = {**dataset, "annotations": [dict(a) for a in dataset["annotations"]]}
-        result.dataset = {**dataset, "annotations": found}
-        truth.createIndex()
-        result.createIndex()
-        evaluation = COCOeval(truth, result, "bbox")
-        evaluation.params.maxDets = sorted(max_dets)
-        evaluation.params.useCats = int(by_category)
-        evaluation.evaluate()
-        evaluation.accumulate()
-    return CocoScores(evaluation.eval["precision"], evaluation.eval["recall"], tuple(sorted(max_dets)))
+
+def _xyxy(rows: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    boxes = as_boxes([row["bbox"] for row in rows])
+    return np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
 
 
 def proposal_metrics(images: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -106,7 +131,6 @@ def proposal_metrics(images: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         for row, box in enumerate(truth):
             annotations.append(
                 {
-                    "id": len(annotations) + 1,
                     "image_id": number,
                     "category_id": 1,
                     "bbox": _xywh(box),
@@ -125,95 +149,18 @@ def proposal_metrics(images: Sequence[Mapping[str, Any]]) -> dict[str, float]:
             for box, score in zip(boxes, scores)
         )
     dataset = {
-        "images": [{"id": n, "width": i["width"], "height": i["height"]} for n, i in enumerate(images, start=1)],
+        "images": [{"id": number} for number in range(1, len(images) + 1)],
         "annotations": annotations,
         "categories": [{"id": 1, "name": "object"}],
     }
-    found = coco_scores(dataset, detections, max_dets=(1, 10, 100, 300), by_category=False)
-    metrics = {"ap": found.ap(), "ap50": found.ap(0.5), "ap75": found.ap(0.75)}
+    # The figures are the same either way; pycocotools is the slower one.
+    found = coco_tables(dataset, detections, (1, 10, 100, 300), by_category=False, reference=not faster_is_installed())
+    metrics = {"ap": found.ap(max_dets=100), "ap50": found.ap(0.5, max_dets=100), "ap75": found.ap(0.75, max_dets=100)}
     metrics |= {f"ar@{limit}": found.ar(max_dets=limit) for limit in found.max_dets}
-    metrics |= {f"ar_{area}": found.ar(area=area, max_dets=300) for area in ("s", "m", "l")}
-    metrics["ar50"] = found.ar(0.5, max_dets=300)
+    metrics |= {f"ar_{area}": found.ar(area=area) for area in "sml"}
+    metrics["ar50"] = found.ar(0.5)
     return {name: 100.0 * value for name, value in metrics.items() if value is not None}
 
 
 def _xywh(box: np.ndarray) -> list[float]:
     return [float(box[0]), float(box[1]), float(box[2] - box[0]), float(box[3] - box[1])]
-
-
-def grounding_scores(record: Mapping[str, Any]) -> dict[str, float]:
-    """Per-question scores of one grounded category (a record of :func:`grounding_metrics`).
-
-    ``ar``, ``ar@0.5`` are AS-MANY recalls in [0, 1]; ``tp``, ``n_pred``, ``n_gt`` count one-to-one matches at IoU 0.5
-    among all emitted boxes.
-    """
-    hits = _as_many(record)
-    boxes = as_boxes(record["boxes"])
-    ranked = boxes[rank_order(len(boxes), record.get("confidences"))]
-    scores = {"ar": float(hits.mean()), "ar@0.5": float(hits[0].mean())} if hits.size else {}
-    return scores | {
-        "tp": len(match_boxes(ranked, record["gt_boxes"], 0.5)),
-        "n_pred": len(boxes),
-        "n_gt": hits.shape[1],
-    }
-
-
-def _as_many(record: Mapping[str, Any]) -> np.ndarray:
-    return as_many_recall(record["boxes"], record.get("confidences"), record["gt_boxes"], AR_THRESHOLDS)
-
-
-def _area_classes(record: Mapping[str, Any]) -> np.ndarray:
-    """0 small, 1 medium, 2 large for each true box: by the annotation's area, the box's own where it has none."""
-    areas = record.get("gt_areas")
-    if areas is None:
-        boxes = as_boxes(record["gt_boxes"])
-        areas = np.prod(boxes[:, 2:] - boxes[:, :2], axis=1) * record["width"] * record["height"]
-    areas = np.asarray(areas, dtype=np.float64)
-    return (areas >= SMALL).astype(int) + (areas >= LARGE)
-
-
-def grounding_metrics(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Grounding of categories in percent: AS-MANY average recall, and precision and recall of everything emitted.
-
-    A record is one (image, category): ``category``, ``frequency`` (r/c/f or None), ``boxes``, ``confidences`` (or
-    None), ``gt_boxes`` (normalised xyxy), ``gt_areas`` (pixels, or None), ``width``, ``height``.
-
-    ``ar``, ``ar@0.5``, ``ar@0.75``, ``ar_s/m/l`` and ``ar/r|c|f`` average over categories, each with all its true boxes
-    pooled, as the LVIS evaluation does; ``ar_micro`` pools all boxes. The k of AS-MANY is per record and does not
-    change with the area. ``recall/precision/f1@0.5`` match all emitted boxes one to one and pool. A figure without any
-    ground truth to it is left out.
-    """
-    found: dict[str, list[np.ndarray]] = defaultdict(list)  # category -> (T, n) hits
-    sizes: dict[str, list[np.ndarray]] = defaultdict(list)
-    frequency: dict[str, str | None] = {}
-    matched = emitted = wanted = 0
-    for record in records:
-        category = record["category"]
-        found[category].append(_as_many(record))
-        sizes[category].append(_area_classes(record))
-        frequency[category] = record.get("frequency")
-        scores = grounding_scores(record)
-        matched, emitted, wanted = matched + scores["tp"], emitted + scores["n_pred"], wanted + scores["n_gt"]
-
-    pooled = {c: np.concatenate(hits, axis=1) for c, hits in found.items()}
-    pooled = {c: hits for c, hits in pooled.items() if hits.shape[1]}
-    metrics: dict[str, float] = {}
-    if pooled:
-        at_half, at_three_quarters = 0, 5
-        recalls = {c: hits.mean(axis=1) for c, hits in pooled.items()}
-        metrics["ar"] = np.mean([r.mean() for r in recalls.values()])
-        metrics["ar@0.5"] = np.mean([r[at_half] for r in recalls.values()])
-        metrics["ar@0.75"] = np.mean([r[at_three_quarters] for r in recalls.values()])
-        for number, area in enumerate(("s", "m", "l")):
-            inside = [hits[:, np.concatenate(sizes[c]) == number] for c, hits in pooled.items()]
-            if any(hits.size for hits in inside):
-                metrics[f"ar_{area}"] = np.mean([hits.mean() for hits in inside if hits.size])
-        metrics["ar_micro"] = np.concatenate(list(pooled.values()), axis=1).mean()
-        metrics["recall@0.5"] = matched / wanted
-        metrics["precision@0.5"] = matched / emitted if emitted else 0.0
-        metrics["f1@0.5"] = 2 * matched / (emitted + wanted)
-        for group in sorted({f for f in frequency.values() if f}):
-            inside = [r.mean() for c, r in recalls.items() if frequency[c] == group]
-            if inside:
-                metrics[f"ar/{group}"] = np.mean(inside)
-    return {name: 100.0 * float(value) for name, value in metrics.items()}

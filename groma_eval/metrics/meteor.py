@@ -1,226 +1,162 @@
-"""METEOR 1.5 (Denkowski and Lavie, WMT 2014) with its exact and stem matchers, in Python.
+"""METEOR 1.5 (Denkowski and Lavie, "Meteor Universal", WMT 2014) for English, number for number, without Java.
 
-The English ranking parameters, function-word weighting, normalisation, alignment and aggregation are those of METEOR
-1.5. Its synonym matcher (WordNet) and paraphrase matcher (a paraphrase table) need data that is not bundled, so a
-figure from here is "METEOR 1.5, exact + stem": **it is lower than, and not comparable with, published METEOR**.
+English ranking parameters, ``-norm`` normalisation, and the four matchers exact, stem, synonym (WordNet) and
+paraphrase, as ``pycocoevalcap`` 1.2 runs ``meteor-1.5.jar``. The synonyms and paraphrases are read from METEOR's own
+data files (see ``meteor_data``). Where these are absent only the exact and stem matchers are left, and an approximate
+list of function words: **such a figure is lower than, and not comparable with, published METEOR**;
+:func:`meteor_matchers` says which of the two it is.
 """
 
 from __future__ import annotations
 
-import re
-from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
-from functools import lru_cache
-from typing import Any
+from dataclasses import dataclass, fields
+from operator import attrgetter
+from pathlib import Path
 
 from groma_eval.metrics.cider import Tokeniser, check_captions
+from groma_eval.metrics.meteor_align import Match, Matcher, Words
+from groma_eval.metrics.meteor_data import find_meteor_data, load_meteor_data
+from groma_eval.metrics.meteor_words import meteor_words
 from groma_eval.metrics.ptb import ptb_tokens
 
+ALL_MATCHERS, FEW_MATCHERS = "exact, stem, synonym, paraphrase", "exact, stem"
+METEOR_NOTE = "METEOR (exact + stem; lower than published)"
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.20, 0.60, 0.75
-_EXACT_CREDIT, _STEM_CREDIT = 1.0, 0.6  # what a match earns in the score
-_BEAM = 40
-# Costs of an alignment, far enough apart to be one number that orders by exact matches, chunks, stem matches, distance.
-_EXACT, _CHUNK, _STEM = -(1 << 72), 1 << 48, -(1 << 24)
-
-# Words (and marks) commoner than about one in a thousand in running English, weighted 1 - delta. Which borderline words
-# METEOR 1.5 counts here was settled by which choice reproduces its scores of real captions ("people", "two", "up" are
-# function words to it; "them", "down", "under" are not).
-# fmt: off
-FUNCTION_WORDS = frozenset({
-    "a", "about", "after", "all", "also", "an", "and", "are", "as", "at", "be", "been", "but", "by", "can",
-    "first", "for", "from", "had", "has", "have", "he", "her", "his", "i", "if", "in", "into", "is", "it",
-    "its", "last", "more", "mr", "new", "no", "not", "of", "on", "one", "only", "or", "other", "our", "out",
-    "over", "people", "said", "she", "so", "some", "than", "that", "the", "their", "there", "they", "this",
-    "time", "to", "two", "up", "was", "we", "were", "what", "when", "which", "who", "will", "with", "would",
-    "year", "years", "you", ",", ".", "'", "\"", "(", ")", "-", ":", ";", "$", "%", "'s",
-})
-# fmt: on
+_CREDITS = (1.0, 0.6, 0.8, 0.6)  # what a match earns: exact, stem, synonym, paraphrase
+Counts = tuple[int, int, int, int]  # by matcher
 
 
 @dataclass(frozen=True)
 class MeteorStats:
-    """Sufficient statistics of one candidate and one reference; they add up over a corpus."""
+    """Sufficient statistics of a candidate and a reference; they add up over a corpus. All counts are of words."""
 
     length: int = 0
     reference_length: int = 0
     function_words: int = 0
     reference_function_words: int = 0
-    content: float = 0.0  # credited matches, by the candidate's word
-    function: float = 0.0
-    reference_content: float = 0.0  # the same by the reference's word
-    reference_function: float = 0.0
-    matches: int = 0
+    content: Counts = (0, 0, 0, 0)  # matched words of the candidate
+    function: Counts = (0, 0, 0, 0)
+    reference_content: Counts = (0, 0, 0, 0)  # matched words of the reference
+    reference_function: Counts = (0, 0, 0, 0)
     chunks: int = 0
 
-    def __add__(self, other: MeteorStats) -> MeteorStats:
-        return MeteorStats(*(a + b for a, b in zip(astuple(self), astuple(other))))
+    @property
+    def matches(self) -> int:
+        return sum(self.content) + sum(self.function)
+
+    @property
+    def reference_matches(self) -> int:
+        return sum(self.reference_content) + sum(self.reference_function)
+
+    @property
+    def whole(self) -> bool:
+        """Whether all words of both sides are matched in one chunk."""
+        return (self.matches, self.reference_matches, self.chunks) == (self.length, self.reference_length, 1)
 
     def score(self) -> float:
         """METEOR in [0, 1]: the weighted harmonic mean of precision and recall, less the fragmentation penalty."""
         if not self.matches:
             return 0.0
-        precision = _weigh(self.content, self.function) / _weigh(self.length - self.function_words, self.function_words)
-        recall = _weigh(self.reference_content, self.reference_function) / _weigh(
-            self.reference_length - self.reference_function_words, self.reference_function_words
+        precision = _credited(self.content, self.function) / _weighed(self.length, self.function_words)
+        recall = _credited(self.reference_content, self.reference_function) / _weighed(
+            self.reference_length, self.reference_function_words
         )
         mean = 1.0 / ((1.0 - _ALPHA) / precision + _ALPHA / recall)
-        whole = self.matches == self.length == self.reference_length and self.chunks == 1
-        fragmentation = 0.0 if whole else self.chunks / self.matches
+        fragmentation = 0.0 if self.whole else self.chunks / ((self.matches + self.reference_matches) / 2)
         return max(0.0, mean * (1.0 - _GAMMA * fragmentation**_BETA))
 
 
-def _weigh(content: float, function: float) -> float:
-    return _DELTA * content + (1.0 - _DELTA) * function
+_FIELDS = attrgetter(*(field.name for field in fields(MeteorStats)))
+
+
+def _weighed(length: int, function_words: int) -> float:
+    return _DELTA * (length - function_words) + (1.0 - _DELTA) * function_words
+
+
+def _credited(content: Counts, function: Counts) -> float:
+    total = 0.0
+    for counts, weight in ((content, _DELTA), (function, 1.0 - _DELTA)):
+        for count, credit in zip(counts, _CREDITS):
+            total += count * credit * weight
+    return total
+
+
+def total_stats(items: Sequence[MeteorStats]) -> MeteorStats:
+    """The sum of the statistics. The chunk of an item matched whole is not counted, so that it fragments nothing."""
+    sums = [
+        tuple(map(sum, zip(*column))) if isinstance(column[0], tuple) else sum(column)
+        for column in zip(*map(_FIELDS, items))
+    ]
+    return MeteorStats(*sums[:-1], sum(0 if item.whole else item.chunks for item in items))
+
+
+def meteor_matchers(data: str | Path | None = None) -> str:
+    """The matchers :func:`meteor` has with this ``data``: :data:`ALL_MATCHERS`, or without data :data:`FEW_MATCHERS`.
+
+    A table that shows a figure of the few matchers must say so with :data:`METEOR_NOTE`.
+    """
+    return FEW_MATCHERS if find_meteor_data(data) is None else ALL_MATCHERS
 
 
 def meteor(
     candidates: Mapping[str, str],
     references: Mapping[str, Sequence[str]],
     tokenise: Tokeniser = ptb_tokens,
+    data: str | Path | None = None,
 ) -> tuple[float, dict[str, float]]:
-    """Corpus and per-item METEOR (exact + stem, see the module's docstring), x100 as papers print it.
+    """Corpus and per-item METEOR, x100 as papers print it (0 to 100, more is better).
 
     An item scores by its best reference, the first of equally good ones. The corpus score is computed from the summed
-    statistics of those best pairings, as METEOR does; it is not the mean of the items, and stays below 100 even for
-    perfect captions, because the chunks of many sentences never are one chunk.
+    statistics of those best pairings, as METEOR does; it is not the mean of the items. ``data``: the folder of
+    METEOR's files; None: from the environment variable GROMA_METEOR_DATA or an installed ``pycocoevalcap``.
     """
     check_captions(candidates, references)
-    total = MeteorStats()
+    resources = load_meteor_data(data)
+    seen: dict[str, Words] = {}
+
+    def words_of(text: str) -> Words:
+        if text not in seen:
+            seen[text] = meteor_words(" ".join(tokenise(text)), resources.prefixes)
+        return seen[text]
+
+    items = {key: (words_of(text), [words_of(other) for other in references[key]]) for key, text in candidates.items()}
+    matcher = Matcher(seen.values(), resources)
+    known: dict[tuple[Words, Words], tuple[float, MeteorStats]] = {}
+    chosen: list[MeteorStats] = []
     per_item: dict[str, float] = {}
-    for key, text in candidates.items():
-        said = _normalise(tuple(tokenise(text)))
-        options = [_pair_stats(said, _normalise(tuple(tokenise(reference)))) for reference in references[key]]
-        best = max(options, key=MeteorStats.score)
-        total = total + best
-        per_item[key] = 100.0 * best.score()
-    return 100.0 * total.score(), per_item
+    for key, (said, options) in items.items():
+        scored, prepared = [], None
+        for reference in options:
+            pair = said, reference
+            if pair not in known:
+                prepared = prepared or matcher.candidate(said)
+                stats = pair_stats(said, reference, matcher.align(prepared, reference), resources.function_words)
+                known[pair] = stats.score(), stats
+            scored.append(known[pair])
+        score, best = max(scored, key=lambda item: item[0])
+        chosen.append(best)
+        per_item[key] = 100.0 * score
+    return 100.0 * total_stats(chosen).score(), per_item
 
 
-@lru_cache(maxsize=65536)
-def _normalise(tokens: tuple[str, ...]) -> tuple[str, ...]:
-    """METEOR's own normalisation of tokens: symbols apart, hyphens inside words opened, clitics split, stops apart."""
-    text = re.sub(r"([^\w\s.'`,\-‘’]|_)", r" \1 ", f" {' '.join(tokens)} ")
-    text = re.sub(r"(?<!\d),|,(?!\d)", " , ", text)
-    text = re.sub(r"[`‘’]", "'", text).replace("–", "-").replace("--", "-")
-    text = re.sub(r"(?<=[\w.])-(?=\w)", " ", text)
-    text = re.sub(r"(?<=[^\W\d_])'(?=[^\W\d_])|(?<=\d)'(?=s)", " '", text)
-    text = re.sub(r"(?<![^\W_])'(?=[^\W\d_])(?!\S)|'(?![^\W\d_])", " ' ", text)
-    words = text.lower().split()
-    out: list[str] = []
-    for at, word in enumerate(words):
-        if len(word) > 1 and word.endswith(".") and set(word) != {"."}:
-            if "." in word[:-1] and re.search(r"[^\W\d_]", word):
-                out.append(word.replace(".", ""))
-                continue
-            following = words[at + 1] if at + 1 < len(words) else ""
-            if not re.match(r"[a-z]", following) and word[:-1] not in _TITLES:
-                out.extend([word[:-1], "."])
-                continue
-        out.append(word)
-    return tuple(out)
-
-
-_TITLES = frozenset({"mr", "mrs", "ms", "dr", "st", "vs", "etc", "prof", "rev", "sr", "jr"})
-
-
-@lru_cache(maxsize=65536)
-def _stem(word: str) -> str:
-    return _stemmer().stemWord(word)
-
-
-@lru_cache(maxsize=1)
-def _stemmer():
-    import snowballstemmer
-
-    return snowballstemmer.stemmer("english")
-
-
-@lru_cache(maxsize=65536)
-def _pair_stats(said: tuple[str, ...], reference: tuple[str, ...]) -> MeteorStats:
-    links = align(said, reference)
-    content = function = reference_content = reference_function = 0.0
-    chunks = 0
-    previous: tuple[int, int] | None = None
-    for at, link in enumerate(links):
-        if link is None:
-            previous = None
-            continue
-        mine, exact = link
-        credit = _EXACT_CREDIT if exact else _STEM_CREDIT
-        if said[mine] in FUNCTION_WORDS:
-            function += credit
+def pair_stats(said: Words, reference: Words, links: Sequence[Match], function_words: frozenset[str]) -> MeteorStats:
+    """The statistics of an alignment, whose ``links`` are in the reference's order."""
+    mine = [word in function_words for word in said]
+    theirs = [word in function_words for word in reference]
+    counts = [[0] * 4 for _ in range(4)]
+    content, function, reference_content, reference_function = counts
+    chunks, goes_on = 0, (-1, -1)
+    for at, length, my_at, my_length, module in links:
+        if length == my_length == 1:
+            (function if mine[my_at] else content)[module] += 1
+            (reference_function if theirs[at] else reference_content)[module] += 1
         else:
-            content += credit
-        if reference[at] in FUNCTION_WORDS:
-            reference_function += credit
-        else:
-            reference_content += credit
-        chunks += previous != (at - 1, mine - 1)
-        previous = (at, mine)
-    return MeteorStats(
-        len(said),
-        len(reference),
-        sum(word in FUNCTION_WORDS for word in said),
-        sum(word in FUNCTION_WORDS for word in reference),
-        content,
-        function,
-        reference_content,
-        reference_function,
-        sum(link is not None for link in links),
-        chunks,
-    )
-
-
-def align(said: Sequence[str], reference: Sequence[str]) -> list[tuple[int, bool] | None]:
-    """Align words one to one: per reference word its (candidate index, exact?) or None.
-
-    As METEOR 1.5 does it: a pair in which neither word has another partner is settled at once. Among the others, the
-    most exact matches win, then the fewest chunks (settled pairs counted in), then the most stem matches, then the
-    least distance between positions: METEOR keeps its running match weight as an integer, in which the half a stem
-    match is worth comes to nothing, so that a contested stem match is taken only where it adds no chunk. States that
-    can continue alike are merged, so that the search is exhaustive up to its beam of 40.
-    """
-    if tuple(said) == tuple(reference):
-        return [(at, True) for at in range(len(reference))]
-    stems = [_stem(word) for word in said]
-    options: list[list[tuple[int, bool]]] = []
-    for word in reference:
-        stem = _stem(word)
-        options.append([(at, w == word) for at, w in enumerate(said) if w == word or stems[at] == stem])
-    partners = Counter(mine for row in options for mine, _ in row)
-    settled = [len(row) == 1 and partners[row[0][0]] == 1 for row in options]
-
-    # A state: used candidate words (as bits, of those still wanted later) and the candidate index that would continue
-    # the open chunk (-1: none is open). Its value: the cost to minimise and the links so far, as (earlier, link) pairs.
-    wanted_later = [0] * (len(reference) + 1)
-    for at in range(len(reference) - 1, -1, -1):
-        wanted_later[at] = wanted_later[at + 1]
-        for mine, _ in options[at]:
-            wanted_later[at] |= 1 << mine
-    states: dict[tuple[int, int], tuple[int, Any]] = {(0, -1): (0, None)}
-    for at, row in enumerate(options):
-        following: dict[tuple[int, int], tuple[int, Any]] = {}
-        keep = wanted_later[at + 1]
-        ranked = sorted(states.items(), key=_cost_of)[:_BEAM] if len(states) > _BEAM else states.items()
-        for (used, expected), (cost, links) in ranked:
-            moves = [] if settled[at] else [((used & keep, -1), cost, None)]
-            for link in row:
-                mine, exact = link
-                if not used >> mine & 1:
-                    dearer = (_EXACT if exact else _STEM) + abs(at - mine) + (_CHUNK if mine != expected else 0)
-                    moves.append((((used | 1 << mine) & keep, mine + 1), cost + dearer, link))
-            for state, new_cost, link in moves:
-                if state not in following or new_cost < following[state][0]:
-                    following[state] = (new_cost, (links, link))
-        states = following
-    chosen = min(states.items(), key=_cost_of)[1][1]
-    out: list[tuple[int, bool] | None] = []
-    while chosen is not None:
-        chosen, link = chosen
-        out.append(link)
-    return out[::-1]
-
-
-def _cost_of(item: tuple[tuple[int, int], tuple[int, Any]]) -> int:
-    return item[1][0]
+            common, reference_common = sum(mine[my_at : my_at + my_length]), sum(theirs[at : at + length])
+            function[module] += common
+            content[module] += my_length - common
+            reference_function[module] += reference_common
+            reference_content[module] += length - reference_common
+        chunks += goes_on != (at, my_at)
+        goes_on = at + length, my_at + my_length
+    return MeteorStats(len(said), len(reference), sum(mine), sum(theirs), *map(tuple, counts), chunks)

@@ -1,70 +1,88 @@
-"""Penn-Treebank-style tokens of a caption, as the COCO caption evaluation feeds them to its metrics.
+"""Penn Treebank tokens of captions, number for number those that the COCO caption evaluation feeds to its metrics.
 
-The published CIDEr and METEOR figures rest on Stanford's PTBTokenizer (lower-casing) with a list of punctuation tokens
-removed afterwards. This is a Python definition of what that gives on captions: clitics split off ("man's" -> "man 's",
-"don't" -> "do n't"), hyphenated words kept whole, brackets renamed and, as there, *not* removed.
+Published BLEU, METEOR, ROUGE-L and CIDEr figures rest on Stanford's PTBTokenizer 3.4.1 (``-preserveLines -lowerCase``)
+with a list of punctuation tokens removed afterwards, as pycocoevalcap 1.2 calls it. This is that tokenizer for English
+text without Java. What it does, by example: "man's" -> "man 's", "don't" -> "do n't", "cannot" -> "can not", "(two)" ->
+"-lrb- two -rrb-" (renamed brackets are *not* removed), "£5" -> "# 5", "etc." keeps its stop; spelling is left alone.
+
+Known to differ: letters and digits added to Unicode after 6.0 are letters here and vanish there; line breaks other than
+"\\n" are spaces here, and there shift all captions behind them by a line.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
-_REMOVED = frozenset({"''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"})
-_BRACKETS = {"(": "-lrb-", ")": "-rrb-", "[": "-lsb-", "]": "-rsb-", "{": "-lcb-", "}": "-rcb-"}
-_FUSED = {
-    "cannot": ("can", "not"),
-    "gonna": ("gon", "na"),
-    "gotta": ("got", "ta"),
-    "wanna": ("wan", "na"),
-    "gimme": ("gim", "me"),
-    "lemme": ("lem", "me"),
-    "'tis": ("'t", "is"),
-    "'twas": ("'t", "was"),
-}
-# Abbreviations that keep their full stop wherever they stand.
-# fmt: off
-_ABBREVIATIONS = frozenset({
-    "mr", "mrs", "ms", "dr", "st", "jr", "sr", "vs", "etc", "inc", "co", "corp", "ltd", "ave", "blvd", "rd",
-    "mt", "ft", "prof", "gen", "sen", "rep", "gov", "capt", "sgt", "lt", "col", "dept", "est", "jan", "feb",
-    "mar", "apr", "jun", "jul", "aug", "sep", "sept", "oct", "nov", "dec",
-})
-# fmt: on
-_CLITIC = re.compile(r"(?<=[^\W_])('s|'m|'d|'re|'ll|'ve)$")
-
-_TOKEN = re.compile(
-    r"""
-    (?:[a-z]\.){2,}                            # initials: u.s.
-  | \d+(?:[.,:/-]\d+)+(?:[^\W\d_]+)?           # decimals, times, fractions, ranges
-  | [^\W_]+(?:['&/@_-][^\W_]+|\.[^\W_]+)*      # words: hyphenated, with inner apostrophe, slash or dot
-  | '(?:s|m|d|re|ll|ve|tis|twas)(?![^\W_])      # a clitic that stands alone
-  | \.\.+ | --+ | `` | ''
-  | [^\s]
-    """,
-    re.VERBOSE,
+from groma_eval.metrics.ptb_rules import (
+    ABBREVIATIONS,
+    CAPITAL_ABBREVIATIONS,
+    COUNTING,
+    FUSED,
+    TITLES,
+    rules_for,
 )
+from groma_eval.metrics.ptb_shape import shape
+
+# Tokens that are dropped. The brackets' names are not among them: the evaluation lists them in capitals, in vain.
+_REMOVED = frozenset({"''", "'", "``", "`", ".", "?", "!", ",", ":", "-", "--", "...", ";"})
+# Words that may keep a full stop.
+_DOTTED = (ABBREVIATIONS | TITLES | CAPITAL_ABBREVIATIONS | COUNTING | {"mfg", "mtg"}) | {
+    f"{p}{end}{s}" for p in ("pt", "ppt") for end in "ye" for s in ("", "s")
+}
+# A word that no rule would read otherwise, with the mark and the spaces behind it: most words, and faster than rules.
+_PLAIN = re.compile(r"([A-Za-z]{2,}(?:-[A-Za-z]{2,})*|[AaIi](?= ))([.,;:!?]?)(?: [ \t\xa0\u2003]*|(?=\n)|\Z)")
+_BLANK = re.compile(r"[ \t][ \t\xa0\u2003]*")
+_LINE_ENDS = str.maketrans(dict.fromkeys("\n\r\x0b\x0c\x85\u2028\u2029", " "))
 
 
 def ptb_tokens(text: str) -> list[str]:
-    """Lower-case tokens of ``text`` without punctuation tokens."""
-    text = text.lower().replace("’", "'").replace("‘", "`").replace("“", "``").replace("”", "''").replace('"', "''")
-    tokens: list[str] = []
-    for match in _TOKEN.finditer(text):
-        token = match.group()
-        after = text[match.end() : match.end() + 2]
-        # A full stop before a comma cannot end the sentence: it is taken for an abbreviation's.
-        keeps_stop = after == ".," if token not in _ABBREVIATIONS else after.startswith(".")
-        tokens.extend(_split(token + "." if keeps_stop and token[-1].isalnum() else token))
-    return [token for token in tokens if token not in _REMOVED and not set(token) <= {".", "-"}]
+    """Lower-case tokens of one text without punctuation tokens; line breaks count as spaces."""
+    return tokenise_captions([text])[0]
 
 
-def _split(token: str) -> tuple[str, ...]:
-    if token in _FUSED:
-        return _FUSED[token]
-    if token in _BRACKETS:
-        return (_BRACKETS[token],)
-    if token.endswith("n't") and len(token) > 3:
-        return (token[:-3], "n't")
-    clitic = _CLITIC.search(token)
-    if clitic:
-        return (token[: clitic.start()], clitic.group())
-    return (token,)
+def tokenise_captions(texts: Sequence[str]) -> list[list[str]]:
+    """Tokens of each text as the evaluation makes them of a whole file of captions, one a line.
+
+    There the tokenizer sees a line's end and the line after it: "plan B." is "plan b" before a line that starts with
+    "The" and "plan b." elsewhere. The order of ``texts`` is therefore part of the input, as it is there. Fractions and
+    telephone numbers hold no-break spaces ("1 1/2" is one token).
+    """
+    if not texts:
+        return []
+    text = "\n".join(text.translate(_LINE_ENDS) for text in texts)
+    seen = shape(text)
+    lines: list[list[str]] = [[]]
+    at, end = 0, len(seen)
+    while at < end:
+        plain = _PLAIN.match(seen, at)
+        if plain is not None:
+            word = plain[1].lower()
+            if word not in FUSED and not (plain[2] == "." and word in _DOTTED):
+                lines[-1].append(word)
+                at = plain.end()
+                continue
+        if seen[at] == "\n":
+            lines.append([])
+            at += 1
+            continue
+        blank = _BLANK.match(seen, at)
+        if blank is not None:
+            at = blank.end()
+            continue
+        at, token = _next_token(text, seen, at)
+        if token and token not in _REMOVED:
+            lines[-1].append(token)
+    return lines
+
+
+def _next_token(text: str, seen: str, at: int) -> tuple[int, str]:
+    """Where the next token starts after the one at ``at``, and that one ("" where a character is dropped)."""
+    farthest, stop, becomes = at, at + 1, None
+    for pattern, makes in rules_for(seen[at]):
+        found = pattern.match(seen, at)
+        if found is not None and found.end() > farthest:
+            farthest, stop, becomes = found.end(), found.end(pattern.groups), makes
+    if becomes is None:
+        return at + 1, ""
+    return stop, becomes(text[at:stop]).lower()

@@ -8,6 +8,7 @@ Matching a word *anywhere* in the answer is never enough: it would reward naming
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
 # fmt: off
@@ -61,6 +62,27 @@ def _matches(said: list[str], wanted: list[str]) -> bool:
         return numbers == set(wanted) and wanted[0] in (said[0], said[-1])
     ends = said[-len(wanted) :] == wanted
     return ends and not _NEGATIONS.intersection(said[-len(wanted) - 2 : -len(wanted)])
+
+
+def exact_match(text: str, answer: str, accept: Iterable[str] = ()) -> bool:
+    """Whether ``text`` is ``answer`` (or one of ``accept``), both normalised, and nothing more."""
+    said = normalise_answer(text)
+    return any(said == normalise_answer(candidate) for candidate in (answer, *accept))
+
+
+def token_f1(text: str, answer: str, accept: Iterable[str] = ()) -> float:
+    """Word overlap with ``answer`` or one of ``accept``, the best, in [0, 1]: F1 as in SQuAD (Rajpurkar et al., 2016).
+
+    The harmonic mean of the shares of words that both normalised texts have, repeated words as often as both have
+    them. Where one of the texts has no words, 1 if both have none, else 0.
+    """
+    said = Counter(normalise_answer(text).split())
+    return max(_overlap(said, Counter(normalise_answer(candidate).split())) for candidate in (answer, *accept))
+
+
+def _overlap(said: Counter[str], wanted: Counter[str]) -> float:
+    words = said.total() + wanted.total()
+    return 2 * (said & wanted).total() / words if words else 1.0
 
 
 def facts_score(text: str, facts: Sequence[str | Sequence[str]] | Mapping[str, str]) -> float:

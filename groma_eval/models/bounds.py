@@ -13,7 +13,18 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from groma_eval.core import Box, Decoding, HarnessError, ImageAnswer, Model, ModelInfo, Prediction, Question, Sample
+from groma_eval.core import (
+    Box,
+    Decoding,
+    HarnessError,
+    ImageAnswer,
+    Model,
+    ModelInfo,
+    Prediction,
+    Question,
+    Sample,
+    TrainingData,
+)
 from groma_eval.metrics.boxes import TIE
 from groma_eval.models import majority
 
@@ -21,6 +32,7 @@ CENTER: Box = (0.25, 0.25, 0.75, 0.75)
 WHOLE_IMAGE: Box = (0.0, 0.0, 1.0, 1.0)
 _HIT = 0.5 - TIE  # as the metrics read "at least 0.5"
 _GROUND = frozenset({"ground_one", "ground_all"})
+_NO_PICTURES = TrainingData(complete=True)
 
 
 class FixedBox:
@@ -28,7 +40,9 @@ class FixedBox:
 
     def __init__(self, name: str, box: Box):
         self.box = box
-        self.info = ModelInfo(name, _GROUND, exposes_confidences=True, needs_images=False)
+        self.info = ModelInfo(
+            name, _GROUND, exposes_confidences=True, needs_images=False, training_data=_NO_PICTURES
+        )  # fmt: skip
 
     def answer(
         self, samples: Sequence[Sample], decoding: Decoding, prompts: Mapping[str, str], protocol: str
@@ -50,7 +64,7 @@ class Majority:
     def __init__(self, name: str, training_answers: str | Path | None = None):
         fitted = majority.fit_any(training_answers) if training_answers and Path(training_answers).is_file() else {}
         self.table: dict[str, Any] = fitted if len(fitted) == 3 else _bundled_if_any(fitted)
-        self.info = ModelInfo(name, frozenset(self.table), needs_images=False)
+        self.info = ModelInfo(name, frozenset(self.table), needs_images=False, training_data=_NO_PICTURES)
 
     def answer(
         self, samples: Sequence[Sample], decoding: Decoding, prompts: Mapping[str, str], protocol: str
@@ -85,7 +99,7 @@ class ProposalChoice:
         self.choose = choose
         self.info = ModelInfo(
             name, _GROUND, checkpoint=model.info.checkpoint, checkpoint_hash=model.info.checkpoint_hash,
-            exposes_regions=True, exposes_confidences=not oracle, oracle=oracle,
+            exposes_regions=True, exposes_confidences=not oracle, oracle=oracle, training_data=model.info.training_data,
         )  # fmt: skip
 
     def answer(

@@ -7,7 +7,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from groma_eval.core import Box, Decoding, HarnessError, ImageAnswer, ModelInfo, Prediction, Question, Sample, Setup
+from groma_eval.core import (
+    Box,
+    Decoding,
+    HarnessError,
+    ImageAnswer,
+    ModelInfo,
+    Prediction,
+    Question,
+    Sample,
+    Setup,
+    TrainingData,
+)
+from groma_eval.leakage import read_training_data
 from groma_eval.models.bounds import failed_image
 
 if TYPE_CHECKING:
@@ -35,6 +47,7 @@ class GromaAdapter:
         checkpoint: what it was loaded from.
         notes: footnotes beside those that follow from the configuration.
         fixed: settings that the command line gave; no protocol changes them.
+        training_data: what its training saw, None where that is not stated.
     """
 
     def __init__(
@@ -44,6 +57,7 @@ class GromaAdapter:
         checkpoint: str | None = None,
         notes: Sequence[str] = (),
         fixed: Collection[str] = (),
+        training_data: TrainingData | None = None,
     ):
         self.groma = groma
         self._fixed = frozenset(fixed)
@@ -60,6 +74,7 @@ class GromaAdapter:
             exposes_confidences=True,
             notes=(*pointer, *notes),
             templates=templates,
+            training_data=training_data,
         )
 
     @classmethod
@@ -95,7 +110,7 @@ class GromaAdapter:
             setattr(groma.config, key, value)
         notes = [f"{key}={value:g}" for key, value in settings.items()]
         notes += [f"{key}={loading[key]}" for key in _NOTED if key in loading]
-        return cls(groma, name, checkpoint, notes, settings)
+        return cls(groma, name, checkpoint, notes, settings, read_training_data(folder))
 
     def answer(
         self, samples: Sequence[Sample], decoding: Decoding, prompts: Mapping[str, str], protocol: str

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from groma_eval.core import HarnessError
+from groma_eval.readers.common import need, read_json, read_jsonl, rows_of
 
 BUNDLED_TABLE = Path(__file__).with_name("majority_shapes.json")
 
@@ -38,8 +39,8 @@ def fit_majority(
     if vqa is not None:
         answers: Counter[str] = Counter()
         groups: dict[str, Counter[str]] = defaultdict(Counter)
-        for number, row in _lines(vqa):
-            answer = _text(row, "answer", f"{vqa}, line {number}")
+        for number, row in read_jsonl(Path(vqa)):
+            answer = need(row, "answer", str, f"{vqa}: line {number}")
             answers[answer] += 1
             for key in {row.get("type"), row.get("category")} - {None}:
                 groups[str(key)][answer] += 1
@@ -48,10 +49,11 @@ def fit_majority(
             "groups": {key: commonest(counts, vqa) for key, counts in sorted(groups.items())},
         }
     if region_captions is not None:
-        table["describe"] = commonest(Counter(_region_captions(region_captions)), region_captions)
+        table["describe"] = commonest(Counter(_region_captions(Path(region_captions))), region_captions)
     if scene_captions is not None:
-        captions = (_text(row, "caption", f"{scene_captions}, line {n}") for n, row in _lines(scene_captions))
-        table["describe_scene"] = commonest(Counter(captions), scene_captions)
+        rows = read_jsonl(Path(scene_captions))
+        captions = Counter(need(row, "caption", str, f"{scene_captions}: line {n}") for n, row in rows)
+        table["describe_scene"] = commonest(captions, scene_captions)
     return table
 
 
@@ -59,10 +61,8 @@ def fit_any(path: str | Path) -> dict[str, Any]:
     """:func:`fit_majority` of one file, whichever of the three formats it has (a card's ``training_answers``)."""
     if Path(path).suffix != ".jsonl":
         return fit_majority(region_captions=path)
-    first = next(_lines(path), None)
-    if first is None:
-        raise HarnessError(f"{path} holds no training answers; give the training split's file")
-    return fit_majority(scene_captions=path) if "caption" in first[1] else fit_majority(vqa=path)
+    _, first = next(read_jsonl(Path(path)))
+    return fit_majority(scene_captions=path) if "caption" in first else fit_majority(vqa=path)
 
 
 def bundled() -> dict[str, Any]:
@@ -83,45 +83,12 @@ def commonest(counts: Counter[str], source: str | Path) -> str:
     return min(counts.items(), key=lambda item: (-item[1], item[0]))[0]
 
 
-def _region_captions(path: str | Path) -> Iterator[str]:
-    try:
-        content = json.loads(_read(path))
-    except json.JSONDecodeError as error:
-        raise HarnessError(f"{path}, line {error.lineno}: not JSON ({error.msg}); mend or regenerate it") from None
-    images = content.get("images") if isinstance(content, dict) else None
-    if not isinstance(images, list):
-        raise HarnessError(f"{path}: field 'images' must be a list; give a region caption file")
-    for index, image in enumerate(images):
-        captions = image.get("captions") if isinstance(image, dict) else None
-        if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
-            raise HarnessError(f"{path}, images[{index}]: field 'captions' must be a list of texts; mend the file")
+def _region_captions(path: Path) -> Iterator[str]:
+    for index, image in enumerate(rows_of(path, read_json(path), "images")):
+        captions = need(image, "captions", list, f"{path}: images[{index}]")
+        if not all(isinstance(caption, str) for caption in captions):
+            raise HarnessError(f"{path}: images[{index}]: field 'captions' must be a list of texts")
         yield from captions
-
-
-def _lines(path: str | Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    for number, line in enumerate(_read(path).splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise HarnessError(f"{path}, line {number}: not JSON ({error.msg}); mend or regenerate it") from None
-        if not isinstance(row, dict):
-            raise HarnessError(f"{path}, line {number}: must be a JSON object; mend or regenerate it")
-        yield number, row
-
-
-def _text(row: dict[str, Any], key: str, where: str) -> str:
-    if not isinstance(row.get(key), str):
-        raise HarnessError(f"{where}: field {key!r} must be a text; mend or regenerate the file")
-    return row[key]
-
-
-def _read(path: str | Path) -> str:
-    try:
-        return Path(path).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise HarnessError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
 
 
 def main(arguments: Iterable[str] | None = None) -> int:

@@ -1,7 +1,8 @@
 """Names of models to adapters.
 
 Names: ``groma-tiny`` (bundled), ``groma:FOLDER`` or ``groma:HUB/ID``, a plain folder, ``bound:NAME`` or
-``bound:NAME@MODEL``, and whatever :func:`register` or an entry point of the group ``groma_eval.models`` adds.
+``bound:NAME@MODEL``, ``predictions:FILE`` (answers made elsewhere), and whatever :func:`register` or an entry point of
+the group ``groma_eval.models`` adds.
 """
 
 from __future__ import annotations
@@ -41,6 +42,10 @@ def available() -> dict[str, str]:
         "groma:PATH": "a Groma checkpoint: a folder or a hub id (a plain folder works as well)",
     }
     names |= {f"bound:{name}" + ("@MODEL" if bound.needs_model else ""): bound.about for name, bound in BOUNDS.items()}
+    names["predictions:FILE"] = (
+        "answers made elsewhere, from a file or a folder of BENCHMARK.jsonl; "
+        "may go on: ,frame=pixels|0-1|0-1000|0-999,format=xyxy|xywh,name=NAME,benchmark=NAME"
+    )
     return names | {name: "added by a user" for name in sorted({*_registered, *_entry_points()})}
 
 
@@ -51,6 +56,7 @@ def load(
     dtype: str | None = None,
     model_args: Mapping[str, str] | None = None,
     training_answers: str | Path | None = None,
+    benchmark: str | None = None,
 ) -> Model:
     """The adapter called ``name``.
 
@@ -60,12 +66,15 @@ def load(
         dtype: ``float32`` or ``bfloat16`` (or ``fp32``, ``bf16``); None: the model's own choice.
         model_args: settings of the adapter, as given to ``--model-args``.
         training_answers: file ``bound:majority`` is fitted on instead of the table that is bundled.
+        benchmark: name of the benchmark that is to be answered, which ``predictions:`` must know.
 
     Recently loaded models are kept, so that bounds of a model share it.
 
     Raises:
         HarnessError: unknown name (with the nearest ones), or a model that cannot be loaded.
     """
+    if name.startswith("predictions:"):
+        return _load_predictions(name, model_args, benchmark)
     args = tuple(sorted((model_args or {}).items()))
     key = (name, device, dtype, args, str(training_answers) if training_answers is not None else None)
     if key not in _cache:
@@ -100,6 +109,14 @@ def _build(name: str, *, training_answers: str | Path | None, **options: Any) ->
     raise HarnessError(f"unknown model {name!r}; {_nearest(name, list(available()))}")
 
 
+def _load_predictions(name: str, model_args: Mapping[str, str] | None, benchmark: str | None) -> Model:
+    from groma_eval.models import predictions
+
+    if model_args:
+        raise HarnessError(f"model {name!r} takes no --model-args; its settings follow the file's name, after commas")
+    return predictions.load(name.partition(":")[2], benchmark)
+
+
 def _build_bound(name: str, spelled: str, training_answers: str | Path | None, options: dict[str, Any]) -> Model:
     from groma_eval.models.bounds import BOUNDS
 
@@ -125,7 +142,7 @@ def _entry_points() -> dict[str, Any]:
 
 def _nearest(name: str, names: list[str]) -> str:
     # Patterns are compared without their variable part: "bound:blnd" is near "bound:blind@MODEL".
-    stems = {n.removesuffix("@MODEL").removesuffix("PATH"): n for n in names}
+    stems = {n.removesuffix("@MODEL").removesuffix("PATH").removesuffix("FILE"): n for n in names}
     close = difflib.get_close_matches(name.partition("@")[0], list(stems), n=3, cutoff=0.5)
     if close:
         return f"did you mean {' or '.join(stems[stem] for stem in close)}?"

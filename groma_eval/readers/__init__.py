@@ -10,9 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from groma_eval.core import HarnessError, Sample
-from groma_eval.readers import coco, grounded_captions, llava_jsonl, lvis, refcoco_flat, region_captions
+from groma_eval.readers import coco, grounded_captions, llava_jsonl, lvis, refcoco, refcoco_flat, region_captions
 
 READERS: dict[str, Callable[..., list[Sample]]] = {
+    "refcoco": refcoco.read,
     "refcoco_flat": refcoco_flat.read,
     "lvis": lvis.read,
     "region_captions": region_captions.read,
@@ -23,6 +24,7 @@ READERS: dict[str, Callable[..., list[Sample]]] = {
 
 #: What each reader's questions ask.
 QUESTION_KINDS = {
+    "refcoco": "ground_one",
     "refcoco_flat": "ground_one",
     "lvis": "ground_all",
     "region_captions": "describe",
@@ -30,6 +32,22 @@ QUESTION_KINDS = {
     "llava_jsonl": "converse",
     "coco": "propose",
 }
+
+
+def locate(reader: str, folder: Path, name: str) -> Path:
+    """The annotations to give to the reader, of a ``folder`` given in place of the file ``name``.
+
+    That is the file of that name in it or, for a reader that finds its way in folders, the folder itself.
+    """
+    path = folder / name
+    return path if path.exists() or reader != "refcoco" else folder
+
+
+def files(reader: str, annotations: Path, **options) -> list[Path]:
+    """The annotation files that the reader would read at ``annotations``, which may be a folder for some."""
+    if reader == "refcoco":
+        return refcoco.files(annotations, options.get("dataset"), options.get("split"))
+    return [annotations]
 
 
 def read(reader: str, annotations: Path, images: Path | None, need_images: bool = True, **options) -> list[Sample]:

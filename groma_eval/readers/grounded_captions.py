@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from groma_eval.core import HarnessError, Question, Sample
-from groma_eval.readers.common import Pictures, need, need_size, pixel_box, read_jsonl
+from groma_eval.readers.common import Pictures, need, need_size, need_text, pixel_box, read_jsonl
 
 
 def read(annotations: Path, images: Path | None, need_images: bool = True) -> list[Sample]:
@@ -20,12 +20,15 @@ def read(annotations: Path, images: Path | None, need_images: bool = True) -> li
         where = f"{annotations}: line {number}"
         name = need(row, "image", str, where)
         size = need_size(row, where)
-        caption = need(row, "caption", str, where)
+        caption = need_text(row, "caption", where)
         phrases = []
         for index, phrase in enumerate(need(row, "phrases", list, where)):
             place = f"{where}: phrases[{index}]"
             text = need(phrase, "phrase", str, place)
-            if "start" in phrase and caption[phrase["start"] : phrase.get("end")] != text:
+            if (
+                "start" in phrase
+                and caption[need(phrase, "start", int, place) : need(phrase, "end", int, place)] != text
+            ):
                 raise HarnessError(f"{place}: 'start' and 'end' do not mark {text!r} in the caption")
             boxes = [pixel_box(box, *size, place, "boxes", "xyxy") for box in need(phrase, "boxes", list, place)]
             phrases.append({"phrase": text, "boxes": boxes})

@@ -6,29 +6,29 @@ repeated expressions count, as they do in the splits' official totals.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
-from groma_eval.core import HarnessError, Question, Sample
-from groma_eval.readers.common import Pictures, need, need_size, pixel_box, read_json, rows_of
+from groma_eval.core import HarnessError, Sample
+from groma_eval.readers.common import need, need_size, need_text, read_json, rows_of, short
+from groma_eval.readers.expressions import Expression, object_name, to_samples
 
 
 def read(annotations: Path, images: Path | None, need_images: bool = True) -> list[Sample]:
     """``ground_one`` questions (target ``{"boxes": [Box]}``) by image, in order of the images' first appearance."""
-    pictures = Pictures(images, need_images)
-    questions: dict[str, list[Question]] = {}
-    sizes: dict[str, tuple[int, int]] = {}
-    for index, row in enumerate(rows_of(annotations, read_json(annotations))):
-        where = f"{annotations}: row {index}"
-        img_id = need(row, "img_id", str, where)
-        stem, _, number = img_id.rpartition("_")
-        if not stem or not number.isdigit():
-            raise HarnessError(f"{where}: field 'img_id' must be an image name and '_number', not {img_id!r}")
-        text = need(row, "sents", str, where)
-        size = need_size(row, where)
-        if sizes.setdefault(stem, size) != size:
-            raise HarnessError(f"{where}: size {size} differs from {sizes[stem]} in an earlier row of image '{stem}'")
-        box = pixel_box(need(row, "bbox", list, where), *size, where)
-        questions.setdefault(stem, []).append(
-            Question(str(index), "ground_one", text=text, target={"boxes": [box]}, group=row.get("group"))
-        )
-    return [Sample(stem, pictures.find(stem), *sizes[stem], tuple(asked)) for stem, asked in questions.items()]
+    return to_samples(parse(annotations, read_json(annotations)), images, need_images)
+
+
+def parse(path: Path, content: Any) -> Iterator[Expression]:
+    """The expressions of the file's ``content``, in its order."""
+    for index, row in enumerate(rows_of(path, content)):
+        where = f"{path}: row {index}"
+        name = need(row, "img_id", str, where)
+        picture = object_name(name, "img_id", where)
+        text = need_text(row, "sents", where)
+        group = row.get("group")
+        if group is not None and not isinstance(group, str):
+            raise HarnessError(f"{where}: field 'group' must be text, not {short(group)}")
+        box = tuple(need(row, "bbox", list, where))
+        yield Expression(picture, name, text, box, need_size(row, where), group, where)

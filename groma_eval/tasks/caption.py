@@ -15,10 +15,19 @@ from dataclasses import replace
 from typing import Any
 
 from groma_eval.core import HarnessError, Prediction, Sample, SampleScore, TaskResult
-from groma_eval.metrics.cider import cider
-from groma_eval.metrics.meteor import meteor
+from groma_eval.metrics.captions import score_captions
 from groma_eval.metrics.phrases import attribute_scores, phrase_scores
 from groma_eval.tasks.common import Answered, Regions, interval, join, percent
+
+#: This task's names of the caption metrics; each is 100 times what the reference tool gives.
+_NAMES = {
+    "CIDEr": "cider",
+    "METEOR": "meteor",
+    **{f"BLEU_{n}": f"bleu_{n}" for n in range(1, 5)},
+    "ROUGE_L": "rouge_l",
+}
+#: Those with an interval. BLEU is left out: that of a corpus is far from the mean of its items.
+_WITH_INTERVAL = ("cider", "meteor", "rouge_l")
 
 
 def score(
@@ -27,20 +36,27 @@ def score(
     regions: Mapping[str, Regions],
     rules: Mapping[str, Any],
 ) -> TaskResult:
-    """CIDEr and METEOR over all questions; ``attr/NAME`` and ``phrase_*`` in percent where the targets have them."""
+    """CIDEr, METEOR, BLEU-1 to -4 and ROUGE-L over all questions, x100, and what the targets have besides, in percent.
+
+    That is ``attr/NAME`` and ``phrase_*``. A count ``full_meteor`` says that METEOR had its synonyms and paraphrases;
+    without it METEOR is that of exact and stem matches, which is lower than, and not comparable with, published METEOR.
+    """
     if rules.get("text", "parsed") not in ("parsed", "released"):
         raise HarnessError(f"caption rules {dict(rules)}: 'text' is 'parsed' or 'released'; mend the card")
     if rules.get("text") == "released":
         predictions = {key: replace(p, text=released_text(p.raw)) for key, p in predictions.items()}
     answered, counts = join(samples, predictions, regions)
-    candidates = {a.question.id: a.prediction.text for a in answered}
-    references = {a.question.id: list(a.question.target["references"]) for a in answered}
-    metrics, values = {}, {a.question.id: {} for a in answered}
-    for name, metric in (("cider", cider), ("meteor", meteor)):
-        metrics[name], items = metric(candidates, references)
-        for key, value in items.items():
-            values[key][name] = value
-    intervals = {n: interval([values[a.question.id][n] for a in answered], answered, 1.0) for n in ("cider", "meteor")}
+    found = score_captions(
+        {a.question.id: a.prediction.text for a in answered},
+        {a.question.id: list(a.question.target["references"]) for a in answered},
+    )
+    if found.full_meteor:
+        counts["full_meteor"] = len(answered)
+    metrics = {ours: 100.0 * found.metrics[name] for name, ours in _NAMES.items()}
+    values: dict[str, dict[str, Any]] = {
+        key: {ours: 100.0 * item[name] for name, ours in _NAMES.items()} for key, item in found.per_item.items()
+    }
+    intervals = {n: interval([values[a.question.id][n] for a in answered], answered, 1.0) for n in _WITH_INTERVAL}
     metrics |= _attributes(answered, values)
     metrics |= _phrases(answered, values)
     return TaskResult(metrics, counts, [SampleScore(key, value) for key, value in values.items()], intervals)

@@ -17,7 +17,10 @@ def score(
     regions: Mapping[str, Regions],
     rules: Mapping[str, Any],
 ) -> TaskResult:
-    """AP and AR in percent (:func:`groma_eval.metrics.detection.proposal_metrics`); an image that failed has none."""
+    """AP and AR in percent (:func:`groma_eval.metrics.detection.proposal_metrics`); an image that failed has none.
+
+    Per image: the number of true boxes, of proposals, and of true boxes that some proposal overlaps by 0.5.
+    """
     answered, counts = join(samples, predictions, regions)
     images, scores = [], []
     for item in answered:

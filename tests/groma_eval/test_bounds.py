@@ -265,14 +265,15 @@ def test_majority_answers(training, monkeypatch):
     ("name", "content", "message"),
     [
         ("a.jsonl", '{"answer": "x"}\n{"answer": 3}\n', "line 2: field 'answer'"),
-        ("a.jsonl", '{"answer": "x"}\n{oops\n', "line 2: not JSON"),
-        ("a.jsonl", "", "holds no training answers"),
-        ("a.jsonl", "[1]\n", "line 1: must be a JSON object"),
-        ("a.json", "{\n{", "line 2: not JSON"),
+        ("a.jsonl", '{"answer": "x"}\n{oops\n', "line 2, column 2: not JSON"),
+        ("a.jsonl", "", "the annotation file is empty"),
+        ("a.jsonl", "[1]\n", "line 1: must be an object"),
+        ("a.json", "{\n{", "line 2, column 1: not JSON"),
         ("a.json", '{"annotations": []}', "field 'images'"),
         ("a.json", '{"images": [{"captions": [3]}]}', r"images\[0\]: field 'captions'"),
-        ("a.json", '{"images": []}', "holds no training answers"),
-        (None, "", "cannot be read"),
+        ("a.json", '{"images": []}', "holds no samples"),
+        ("a.json", '{"images": [{"captions": []}]}', "holds no training answers"),
+        (None, "", "no such annotation file"),
     ],
 )
 def test_majority_says_what_is_wrong_with_a_file(tmp_path, name, content, message):

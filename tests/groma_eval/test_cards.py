@@ -11,7 +11,7 @@ from harness_fakes import Fake, card, rec_rows, truth, write_benchmark
 
 from groma_eval import evaluate
 from groma_eval.cards import QUESTION_KINDS, load_cards, parse_card, registry, select
-from groma_eval.core import Decoding, HarnessError, Setup
+from groma_eval.core import Decoding, HarnessError, ImageIds, Setup
 from groma_eval.readers import READERS
 
 
@@ -61,6 +61,13 @@ def test_splits_expand_and_share():
         ({"protocols": {"p": {"setup": {"instructions": {"locate": "x"}}}}}, "instructions names no question kind"),
         ({"protocols": {"p": {"setup": {"instructions": {"describe": 1}}}}}, "instructions.describe must be text"),
         ({"protocols": {"p": {"decoding": {"setup": {}}}}}, "decoding has no setting 'setup'"),
+        ({"image_ids": "coco"}, "field 'image_ids' must be a mapping"),
+        ({"image_ids": {}}, "image_ids: field 'source' is missing"),
+        ({"image_ids": {"source": 3}}, "image_ids: field 'source' must be text"),
+        ({"image_ids": {"source": "coco", "sets": "a"}}, "image_ids: unknown field 'sets' \\(did you mean 'set'"),
+        ({"image_ids": {"source": "coco", "set": "train"}}, "image_ids: coco has no set 'train'; it has train2014"),
+        ({"image_ids": {"source": "coco", "pattern": "("}}, "image_ids: pattern '\\(' is no regular expression"),
+        ({"image_ids": {"source": "coco", "pattern": "x"}}, "pattern 'x' has 0 groups; the id must be its one group"),
     ],
 )
 def test_a_bad_field_is_named(change, message):
@@ -68,6 +75,20 @@ def test_a_bad_field_is_named(change, message):
         parse_card({**card(), **change}, "card.yaml")
     assert str(error.value).startswith("card.yaml")
     assert "\n" not in str(error.value)
+
+
+def test_how_pictures_are_known():
+    assert parse_card(card(), "x")[0].image_ids is None
+    (plain,) = parse_card(card(image_ids={"source": "coco"}), "x")
+    assert plain.image_ids == ImageIds("coco", r"(\d+)$", None)
+    found = parse_card(
+        card(
+            image_ids={"source": "mine", "pattern": "pic_(.+)"},
+            splits=[{"name": name, "image_ids": {"set": name}} for name in ("val", "test")],
+        ),
+        "x",
+    )
+    assert [c.image_ids for c in found] == [ImageIds("mine", "pic_(.+)", name) for name in ("val", "test")]
 
 
 def test_missing_field_and_broken_yaml(tmp_path):
@@ -138,7 +159,9 @@ def test_the_released_protocols_ask_as_the_scripts_do():
     cards = registry()
     asked = {
         "refcoco_val": (3, 0.15, "Locate <p>{text}</p> in the image.", {"iou": ">", "answer": "first"}),
-        "lvis_ground": (10, 0.15, "Locate all <p>{text:lower}</p> in this image.", {"rank": "emission"}),
+        "lvis_ground": (
+            10, 0.15, "Locate all <p>{text:lower}</p> in this image.", {"metric": "lvis", "rank": "emission"},
+        ),
         "refcocog_caption_val": (
             100, None, "Can you provide me with a detailed description of {box}?", {"text": "released"},
         ),
@@ -151,7 +174,8 @@ def test_the_released_protocols_ask_as_the_scripts_do():
         assert limits.max_new_tokens == tokens
         assert limits.setup == Setup(preprocessing="cv2", score_threshold=threshold, instructions={kind: instruction})
         assert protocol.rules == rules
-        assert cards[name].protocols["paper"].decoding.keys() == {"max_new_tokens"}
+        assert cards[name].default_protocol != "released"
+        assert cards[name].protocol()[1].decoding.keys() == {"max_new_tokens"}
 
 
 def test_an_unknown_protocol_names_the_known_ones():

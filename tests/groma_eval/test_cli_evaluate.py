@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from harness_fakes import rec_rows, write_benchmark
+import yaml
+from harness_fakes import card, rec_rows, write_benchmark
 
-from groma_eval.cli.evaluate import main, pairs
+from groma_eval.cli.evaluate import main
+from groma_eval.cli.run import pairs
 from groma_eval.core import HarnessError
 
 
@@ -50,11 +52,40 @@ def test_centre_bound_is_what_hand_calculation_gives(root):
     assert stored == pytest.approx(100 * hits / 18, abs=1e-5)
 
 
-@pytest.mark.parametrize("what", ["benchmarks", "models", "tasks"])
-def test_list(root, capsys, what):
+@pytest.mark.parametrize(
+    ("what", "entry"),
+    [
+        ("benchmarks", "toy"),
+        ("models", "bound:center"),
+        ("models", "predictions:FILE"),
+        ("tasks", "proposals"),
+        ("metrics", "acc@T"),
+    ],
+)
+def test_list(root, capsys, what, entry):
     assert main(["list", what, "--benchmarks-dir", "cards"]) == 0
+    assert entry in capsys.readouterr().out
+
+
+def test_one_file_of_predictions_for_several_benchmarks(root, capsys):
+    cards = [card("toy"), card("toy2", data={"annotations": "toy.json"})]
+    (root / "cards/card.yaml").write_text(yaml.safe_dump(cards))
+    with (root / "p.jsonl").open("w") as file:
+        for index, row in enumerate(rec_rows()):
+            x, y, w, h = row["bbox"]
+            for name, box in (("toy", [x, y, x + w, y + h]), ("toy2", None)):
+                print(json.dumps({"benchmark": name, "id": index, "box": box}), file=file)
+    assert _run(model="predictions:p.jsonl,name=theirs", benchmarks="toy,toy2") == 0
+    metrics = json.loads((root / "run/metrics.json").read_text())
+    assert metrics["toy"]["metrics"]["acc@0.9"] == 100
+    assert metrics["toy2"]["counts"]["unparsed"] == 18
+    assert metrics["toy2"]["metrics"]["acc@0.3"] == 0
+    assert main(["table", "rec", "run", "--baselines", "none"]) == 0
     shown = capsys.readouterr().out
-    assert {"benchmarks": "toy", "models": "bound:center", "tasks": "proposals"}[what] in shown
+    assert "theirs" in shown
+    assert "answers read from a file" in shown
+    assert _run(model="predictions:p.jsonl", benchmarks="toy,shapes-rec", out="other") == 2
+    assert "no predictions for shapes-rec; it holds: toy, toy2" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
@@ -98,7 +129,6 @@ def test_other_commands_say_what_is_wrong(root, capsys):
     for arguments, message in (
         (["score", "nowhere"], "no finished run"),
         (["data", "prepare", "shape"], "shape is no benchmark"),
-        (["data", "prepare", "refcoco_val"], "refcoco_val has no data preparation"),
         (["data", "prepare", "shapes", "--splits", "test=some"], "--splits test=some"),
     ):
         assert main(arguments) == 2

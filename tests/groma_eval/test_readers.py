@@ -7,10 +7,12 @@ from collections import Counter
 
 import pytest
 from harness_fakes import rec_rows, write_pictures
+from hypothesis import given
+from hypothesis import strategies as st
 
 from groma_eval.core import HarnessError
 from groma_eval.readers import read
-from groma_eval.readers.common import Pictures
+from groma_eval.readers.common import Pictures, short
 
 
 def _write(path, content):
@@ -83,6 +85,198 @@ def test_region_captions_share_pictures(tmp_path):
     content["annotations"].append({"id": 9, "image_id": 1, "bbox": [0, 0, 1, 1]})
     with pytest.raises(HarnessError, match="more than one annotation"):
         read("region_captions", _write(tmp_path / "r.json", content), None, False)
+
+
+def regions_file(tmp_path, annotations, **entry):
+    images = [{"id": 5, "file_name": "VG_100K/5.jpg", "width": 80, "height": 60, **entry}]
+    return _write(tmp_path / "r.json", {"images": images, "annotations": annotations})
+
+
+def region(identity, x=8, **more):
+    return {"id": identity, "image_id": 5, "bbox": [x, 6, 16, 12], "area": 192, **more}
+
+
+def test_references_are_the_annotations_captions_where_they_have_any(tmp_path):
+    path = regions_file(
+        tmp_path,
+        [
+            region(1, caption="a red cup"),
+            region(2, caption="cup, red"),  # the same box: a second reference
+            region(3, x=30, caption="the cup", ignore=True),  # as files hide further references from the loader
+            {"id": 4, "image_id": 5, "caption": "a cup"},
+        ],
+        caption="one of them",
+    )
+    (sample,) = read("region_captions", path, None, False)
+    (question,) = sample.questions
+    assert question.target["references"] == ["a red cup", "cup, red", "the cup", "a cup"]
+    assert (question.id, question.box) == ("5", pytest.approx((0.1, 0.1, 0.3, 0.3)))
+    (sample,) = read("region_captions", regions_file(tmp_path, [region(1)], caption="a cup"), None, False)
+    assert sample.questions[0].target["references"] == ["a cup"]
+
+
+def test_one_region_and_all_regions_are_kept_apart(tmp_path):
+    path = regions_file(tmp_path, [region(7, caption="a cup"), region(3, x=30, caption="a dog")])
+    (sample,) = read("region_captions", path, None, False, regions="all")
+    assert [(q.id, q.target["references"]) for q in sample.questions] == [("7", ["a cup"]), ("3", ["a dog"])]
+    assert sample.questions[1].box == pytest.approx((30 / 80, 0.1, 46 / 80, 0.3))
+    with pytest.raises(HarnessError, match=r"images\[0\]: entry 5 has more than one annotation .* vg_caption_all"):
+        read("region_captions", path, None, False)
+    with pytest.raises(HarnessError, match="option 'regions' is 'some'; it is one or all"):
+        read("region_captions", path, None, False, regions="some")
+
+
+def lvis_file(tmp_path, images, annotations, **more):
+    categories = [{"id": 1, "name": "tea_cup", "frequency": "r"}, {"id": 2, "name": "dog", "frequency": "f"}]
+    return _write(tmp_path / "l.json", {"images": images, "annotations": annotations, "categories": categories, **more})
+
+
+def lvis_image(identity, name="000000000009.jpg", **more):
+    address = f"http://images.cocodataset.org/val2017/{name}"
+    return {"id": identity, "coco_url": address, "width": 80, "height": 60, **more}
+
+
+def lvis_box(identity, image, category, **more):
+    return {"id": identity, "image_id": image, "category_id": category, "bbox": [8, 6, 16, 12], **more}
+
+
+def test_entries_of_one_picture_are_one_sample(tmp_path):
+    images = [lvis_image(1), lvis_image(4, "000000000008.jpg"), lvis_image(2, not_exhaustive_category_ids=[2])]
+    path = lvis_file(tmp_path, images, [lvis_box(1, 1, 1), lvis_box(2, 4, 1), lvis_box(3, 2, 2), lvis_box(4, 2, 2)])
+    first, second = read("lvis", path, tmp_path, False)
+    assert [(q.id, q.text, q.target["exhaustive"]) for q in first.questions] == [
+        ("1_1", "tea cup", True),
+        ("2_2", "dog", False),
+    ]
+    assert [len(q.target["boxes"]) for q in first.questions] == [1, 2]
+    assert first.questions[0].target["areas"] == [192]  # not given: of the box
+    assert (first.image_id, second.image_id) == ("1", "4")
+    assert first.image == tmp_path / "val2017/000000000009.jpg"
+    twice = lvis_file(tmp_path, images, [lvis_box(1, 1, 1), lvis_box(2, 2, 1)])
+    with pytest.raises(HarnessError, match="is there twice and asks category 1 twice"):
+        read("lvis", twice, None, False)
+
+
+NAN = float("nan")
+
+
+def coco_image(**more):
+    return {"id": 5, "file_name": "a.jpg", "width": 80, "height": 60, **more}
+
+
+def phrase_row(**more):
+    return {"image": "a.png", "width": 80, "height": 60, "caption": "a cup", "phrases": [], **more}
+
+
+def phrase(**more):
+    return {"phrase": "a cup", "boxes": [[8, 6, 16, 12]], **more}
+
+
+BAD = [
+    ("coco", {"images": [], "annotations": []}, "field 'images' holds no samples"),
+    (
+        "coco",
+        {"images": [coco_image(), coco_image()], "annotations": [region(1)]},
+        "images[1]: image id 5 occurs twice",
+    ),
+    ("coco", {"images": [coco_image()], "annotations": [region(1), region(1)]}, "annotation id 1 occurs twice"),
+    (
+        "coco",
+        {"images": [coco_image()], "annotations": [region(1, area=NAN)]},
+        "field 'area' must be a number of pixels",
+    ),
+    ("coco", {"images": [coco_image()], "annotations": [region(1, x=NAN)]}, "annotations[0]: field 'bbox' = [nan"),
+    ("coco", {"images": [coco_image()], "annotations": [region(1, x=80)]}, "wholly outside the 80x60 image"),
+    ("coco", {"images": [coco_image()], "annotations": [region(1, x=8.5, image_id=6)]}, "image_id 6 is not among"),
+    (
+        "coco",
+        {"images": [coco_image(file_name="a\ud800")], "annotations": [region(1)]},
+        "'file_name' is no Unicode text",
+    ),
+    ("coco", {"images": [{**coco_image(), "file_name": None}], "annotations": []}, "field 'coco_url' is missing"),
+    ("coco", {"images": [3], "annotations": []}, "images 0: must be an object"),
+    ("lvis", {"images": [coco_image()], "annotations": [lvis_box(1, 5, 1)]}, "field 'categories' is missing"),
+    (
+        "lvis",
+        {"images": [coco_image()], "annotations": [lvis_box(1, 5, 3)], "categories": [{"id": 1, "name": "x"}]},
+        "annotations[0]: category_id 3 is not among",
+    ),
+    (
+        "lvis",
+        {"images": [coco_image()], "annotations": [], "categories": [{"id": 1, "name": "x", "frequency": "often"}]},
+        "categories[0]: field 'frequency' must be r, c or f",
+    ),
+    (
+        "lvis",
+        {
+            "images": [coco_image(not_exhaustive_category_ids=3)],
+            "annotations": [],
+            "categories": [{"id": 1, "name": "x"}],
+        },
+        "images[0]: field 'not_exhaustive_category_ids' must be a list",
+    ),
+    (
+        "lvis",
+        {"images": [coco_image()], "annotations": [lvis_box(1, 5, "1")], "categories": [{"id": 1, "name": "x"}]},
+        "annotations[0]: field 'category_id' must be a whole number",
+    ),
+    ("region_captions", {"images": [coco_image()], "annotations": [region(1)]}, "field 'captions' must be one or more"),
+    ("region_captions", {"images": [coco_image(captions=[])], "annotations": [region(1)]}, "'captions' must be one or"),
+    (
+        "region_captions",
+        {"images": [coco_image(captions=["a", " "])], "annotations": [region(1)]},
+        "'captions' is empty",
+    ),
+    ("region_captions", {"images": [coco_image()], "annotations": [region(1, caption="")]}, "field 'caption' is empty"),
+    (
+        "region_captions",
+        {"images": [coco_image(caption="a"), coco_image(id=6, caption="b")], "annotations": [region(1)]},
+        "images[1]: entry 6 has no annotation with a box",
+    ),
+    ("region_captions", {"images": [coco_image(caption="a")], "annotations": [region(1, x=NAN)]}, "is not finite"),
+    ("grounded_captions", phrase_row(caption=" "), "line 1: field 'caption' is empty"),
+    ("grounded_captions", phrase_row(phrases=["a cup"]), "line 1: phrases[0]: must be an object"),
+    ("grounded_captions", phrase_row(phrases=[phrase(boxes=[[NAN, 6, 16, 12]])]), "field 'boxes' = [nan"),
+    ("grounded_captions", phrase_row(phrases=[phrase(boxes=[[90, 6, 96, 12]])]), "wholly outside"),
+    ("grounded_captions", phrase_row(phrases=[phrase(start="0", end=5)]), "field 'start' must be a whole number"),
+    ("grounded_captions", phrase_row(phrases=[phrase(start=0)]), "field 'end' is missing"),
+    ("grounded_captions", phrase_row(width=0), "field 'width' must be above 0"),
+    ("grounded_captions", "[1]", "line 1: must be an object"),
+    ("grounded_captions", "[" * 100000, "line 1: not usable JSON"),
+]
+
+
+@pytest.mark.parametrize(("reader", "content", "message"), BAD)
+def test_bad_content_is_one_line(tmp_path, reader, content, message):
+    path = _write(tmp_path / "a.json", content)
+    with pytest.raises(HarnessError) as error:
+        read(reader, path, None, False)
+    assert message in str(error.value)
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("reader", ["coco", "lvis", "region_captions", "refcoco_flat", "refcoco"])
+@pytest.mark.parametrize(
+    ("raw", "message"),
+    [
+        (b"", "the annotation file is empty"),
+        (b"\xff\xfe", "byte 0: not UTF-8 text"),
+        (b'{"images": [', "line 1, column 13: not JSON"),
+        (b"[" * 200000, "nested too deeply"),
+        (b"7", "7"),
+        (None, "no such annotation file"),
+    ],
+)
+def test_bad_files_of_every_json_reader(tmp_path, reader, raw, message):
+    path = tmp_path / "a.json"
+    if raw is not None:
+        path.write_bytes(raw)
+    with pytest.raises(HarnessError) as error:
+        read(reader, path, None, False)
+    assert message in str(error.value) or raw == b"7"
+    assert str(error.value).startswith(f"{path}: ")
+    assert "\n" not in str(error.value)
 
 
 def test_grounded_captions(tmp_path):
@@ -190,7 +384,42 @@ def test_pictures_are_found_under_both_names(tmp_path):
     assert pictures.find("COCO_val2014_000000000042") == tmp_path / "COCO_val2014_000000000042.jpg"
     assert pictures.find("a") == tmp_path / "a.png"
     assert pictures.find("train2017/000000581282.jpg") == tmp_path / "train2017/000000581282.jpg"
+    assert pictures.find("000000000042.jpg") == tmp_path / "COCO_val2014_000000000042.jpg"
+    assert not pictures.find("000000000043.jpg").exists()
     assert not pictures.find("gone").exists()
     assert Pictures(None, False).find("a") is None
     with pytest.raises(HarnessError, match="--images"):
         Pictures(tmp_path / "none", True)
+
+
+VALUE = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(VALUE)
+def test_a_value_in_an_error_is_one_short_line(value):
+    shown = short(value)
+    assert len(shown) <= 60
+    assert len(shown.splitlines()) <= 1
+
+
+def test_a_bottomless_value_in_an_error():
+    value = []
+    for _ in range(100000):
+        value = [value]
+    assert len(short(value)) <= 60
+    assert len(short({"x": "y" * 10**7})) <= 60
+
+
+def test_pictures_in_several_folders(tmp_path):
+    write_pictures(tmp_path / "VG_100K", ["2.jpg"])
+    write_pictures(tmp_path / "VG_100K_2", ["3.jpg"])
+    write_pictures(tmp_path / "val2017", ["000000000009.jpg"])
+    pictures = Pictures(tmp_path, True)
+    assert pictures.find("3.jpg") == tmp_path / "VG_100K_2/3.jpg"
+    assert pictures.find("VG_100K/3.jpg") == tmp_path / "VG_100K_2/3.jpg"
+    assert pictures.find("images/2.jpg") == tmp_path / "VG_100K/2.jpg"
+    # A file that says train2017 finds what the 2017 release put elsewhere.
+    assert pictures.find("train2017/000000000009.jpg") == tmp_path / "val2017/000000000009.jpg"

@@ -12,12 +12,14 @@ from hypothesis import strategies as st
 
 from groma_eval.core import HarnessError
 from groma_eval.table_footnotes import Footnotes
-from groma_eval.tables import average, build_table, half_up
+from groma_eval.table_grid import average, half_up
+from groma_eval.tables import build_table
 
 PAPER_REC = {
     f"{f}_{s}": (F, s) for f, F in (("refcoco", "RefCOCO"), ("refcoco+", "RefCOCO+")) for s in ("val", "testA", "testB")
 }
 PAPER_REC |= {f"refcocog_{s}": ("RefCOCOg", s) for s in ("val", "test")}
+CLEAN = {"status": "clean", "images": 0, "of": 9}
 # Groma's own eight cells.
 GROMA = ["89.53", "92.09", "86.26", "83.90", "88.91", "78.05", "86.37", "87.01"]
 
@@ -31,7 +33,8 @@ def make_run(tmp_path):
         folder.mkdir()
         entries, results = {}, {}
         for bench, (entry, metrics) in benchmarks.items():
-            entries[bench] = {"version": 1, "protocol": "paper", "task": "rec", "deviations": []} | entry
+            defaults = {"version": 1, "protocol": "paper", "task": "rec", "deviations": [], "leakage": CLEAN}
+            entries[bench] = defaults | entry
             results[bench] = {"metrics": metrics, "counts": counts or {}, "intervals": intervals or {}}
         manifest = {"run_id": run_id or f"run-{name}", "model": {"name": name} | model, "benchmarks": entries}
         (folder / "manifest.json").write_text(json.dumps(manifest))
@@ -102,8 +105,9 @@ def test_paper_rows_reproduce_the_printed_average():
 def test_a_printed_average_that_differs_is_said():
     grid = build_table("rec", (), "all").grids[0]
     row = next(r for r in grid.rows if (r.method, r.size) == ("InternVL3", "8B"))
-    assert row.cells[8].text == "89.7"  # the cells' mean is 89.65
-    assert "the source prints the average as 89.6" in [dict(grid.notes)[m] for m in row.marks]
+    assert row.cells[8].text == "89.7"
+    said = "the source prints the average 89.6, the mean of its cells is 89.65"
+    assert said in [dict(grid.notes)[m] for m in row.marks]
 
 
 def test_a_missing_split_leaves_no_average(make_run):
@@ -194,6 +198,57 @@ def test_a_deviation_in_one_benchmark_marks_its_cell(make_run):
     assert [c.place for c in row.cells] == [1, 0, 1, 1, 1, 1, 1, 1, 0]  # its average is not ranked either
 
 
+def seen(images, of):
+    return {"leakage": {"status": "seen", "images": images, "of": of}}
+
+
+def test_training_on_test_pictures_is_marked_with_its_count(make_run):
+    runs = [
+        make_run("clean", shapes({"acc@0.5": 80.0})),
+        make_run("saw", shapes({"acc@0.5": 90.0}, **seen(3, 320))),
+        make_run("unsaid", shapes({"acc@0.5": 70.0}, leakage={"status": "unknown", "images": 0, "of": 320})),
+        make_run("old", shapes({"acc@0.5": 60.0}, leakage=None)),
+        make_run("bound:blind@m", shapes({"acc@0.5": 1.0}, leakage=None)),
+    ]
+    grid = build_table("rec", runs).grids[0]
+    notes = dict(grid.notes)
+    assert {row.method: [notes[mark] for mark in row.marks] for row in grid.rows} == {
+        "clean": [],
+        "saw": ["its training saw test pictures: 3 of 320"],
+        "unsaid": ["whether its training saw the test pictures is not known"],
+        "old": ["whether its training saw the test pictures is not known"],
+        "bound:blind@m": [],
+    }
+
+
+def test_the_counts_of_many_splits_are_one_note_and_mark_their_cells(make_run):
+    benchmarks = refcoco([99.0] * 8)
+    for name, images in (("refcoco_testA", 750), ("refcocog_val", 12)):
+        benchmarks[name][0].update(seen(images, 1300))
+    grid = build_table("rec", [make_run("m", benchmarks)], "paper").grids[0]
+    row = next(r for r in grid.rows if r.section == "Measured")
+    assert row.marks == []
+    assert [c.marks for c in row.cells] == [[], ["†"], [], [], [], [], ["†"], [], []]
+    assert (
+        dict(grid.notes)["†"]
+        == "its training saw test pictures: 750 of 1300 of RefCOCO testA, 12 of 1300 of RefCOCOg val"
+    )
+    for name in benchmarks:
+        benchmarks[name][0].update(seen(5, 9))
+    grid = build_table("rec", [make_run("n", benchmarks)], "paper").grids[0]
+    assert next(r for r in grid.rows if r.section == "Measured").marks == ["†"]
+
+
+def test_published_rows_share_one_note_on_their_pictures(make_run):
+    for kind in ("rec", "grounding", "caption", "vqa"):
+        (grid,) = build_table(kind).grids
+        said = [text for mark, text in grid.notes if "COCO is among Groma's" in text or "COCO and Visual" in text]
+        assert len(said) == 1, kind
+        assert "what they saw is unknown" in said[0]
+    alone = build_table("rec", [make_run("m", refcoco([50.0] * 8))], "none").grids[0]
+    assert not any("among Groma's training data" in text for _, text in alone.notes)
+
+
 def test_published_rows_pin_the_column_to_the_papers_protocol(make_run):
     run = make_run("m", refcoco([99.0] * 8, protocol="released"))
     grid = build_table("rec", [run], "paper").grids[0]
@@ -201,6 +256,25 @@ def test_published_rows_pin_the_column_to_the_papers_protocol(make_run):
     assert row.marks == ["†"]
     assert all(c.place == 0 for c in row.cells)
     assert any("the column: the paper's" in text for _, text in grid.notes)
+
+
+def test_the_papers_protocol_is_the_one_its_card_calls_so(make_run):
+    """LVIS-Ground's card has no protocol "paper": the paper's is ``as-many`` there."""
+    entry = {"task": "grounding", "family": "LVIS-Ground", "split": "val", "version": 2}
+    runs = [
+        make_run(name, {"lvis_ground": (entry | {"protocol": protocol}, {"ar": 99.0})})
+        for name, protocol in (("m", "as-many"), ("n", "released"))
+    ]
+    (grid,) = build_table("grounding", runs).grids
+    cells = column(grid, "AR")
+    assert (cells["m"].place, cells["Groma"].place, cells["n"].place) == (1, 2, 0)
+    marks = {
+        row.method: [dict(grid.notes)[mark] for mark in row.marks] for row in grid.rows if row.section == "Measured"
+    }
+    assert marks == {
+        "m": [],
+        "n": ["measured under protocol released, card version 2 (the column: as-many, version 2)"],
+    }
 
 
 def test_uncomparable_published_rows_are_not_ranked():
@@ -316,17 +390,124 @@ def test_all_prints_what_the_runs_have(make_run):
     assert [g.kind for g in build_table("all").grids] == ["rec", "grounding", "caption", "vqa"]
 
 
-def test_measured_meteor_is_marked_and_not_ranked_with_published(make_run):
-    entry = {"task": "caption", "family": "RefCOCOg", "split": "val"}
-    runs = [make_run(n, {"c": (entry, {"meteor": 99.0, "cider": v})}) for n, v in (("a", 200.0), ("b", 150.0))]
-    grid = build_table("caption", runs).grids[0]
-    assert {n: c.place for n, c in column(grid, "METEOR").items() if c.place} == {"Groma": 1, "GLaMM (re-evaluated)": 2}
-    assert {n: c.place for n, c in column(grid, "CIDEr").items() if c.place} == {"a": 1, "b": 2}
+def test_meteor_without_its_data_is_marked_and_not_ranked_beside_the_whole(make_run):
+    def run(name, meteor, cider, full):
+        counts = {"ok": 9} | ({"full_meteor": 9} if full else {})
+        numbers = {"meteor": meteor, "cider": cider}
+        return make_run(
+            name, {"c": ({"task": "caption", "family": "Visual Genome", "split": "test"}, numbers)}, counts=counts
+        )
+
+    few = [run("a", 99.0, 200.0, False), run("b", 98.0, 150.0, False)]
+    whole = run("c", 18.0, 140.0, True)
+    grid = build_table("caption", [*few, whole]).grids[0]
+    assert {n: c.place for n, c in column(grid, "METEOR").items() if c.place} == {"Groma": 1, "c": 2}
+    assert {n: c.place for n, c in column(grid, "CIDEr").items() if c.place} == {"a": 1, "Groma": 2}
     marks = {n: c.marks for n, c in column(grid, "METEOR").items()}
-    assert (marks["a"], marks["b"], marks["Groma"]) == (["†"], ["†"], [])
+    assert (marks["a"], marks["b"], marks["c"], marks["Groma"]) == (["†"], ["†"], [], [])
     assert "without synonyms and paraphrases" in dict(grid.notes)["†"]
-    alone = build_table("caption", runs, "none").grids[0]
-    assert [c.place for c in column(alone, "METEOR").values()] == [1, 1]
+    grid = build_table("caption", [*few, whole], "none").grids[0]
+    assert {n: c.place for n, c in column(grid, "METEOR").items()} == {"a": 0, "b": 0, "c": 0}  # c has none beside it
+    grid = build_table("caption", few, "none").grids[0]
+    assert [c.place for c in column(grid, "METEOR").values()] == [1, 2]
+
+
+JUDGED = {"task": "vqa", "family": "LLaVA-Bench (COCO)", "split": "COCO val2014"}
+
+
+def scores(*values):
+    return {f"score/{key}": v for key, v in zip(("conversation", "detail", "reasoning", "overall"), values)}
+
+
+def test_judged_runs_stand_in_the_papers_columns(make_run):
+    runs = [
+        make_run("m", {"llava_bench_coco": (JUDGED, scores(90.0, 80.0, 70.0, 99.0) | {"answer_words": 40.0})}),
+        make_run(
+            "n", {"llava_bench_coco": (JUDGED | {"deviations": ["judge=gpt-4o"]}, scores(99.0, 99.0, 99.0, 99.9))}
+        ),
+    ]
+    (grid,) = build_table("vqa", runs).grids
+    heads = ["Conversation", "Detail description", "Complex reasoning", "Overall"]
+    assert [c.head for c in grid.columns] == heads
+    rows = {row.method: row for row in grid.rows if row.section == "Measured"}
+    assert [c.text for c in rows["m"].cells] == ["90.0", "80.0", "70.0", "99.0"]
+    assert [c.place for c in rows["m"].cells] == [1, 2, 0, 1]
+    # Another judge than the column's: its name stands in the mark, and nothing is ranked.
+    assert [c.place for c in rows["n"].cells] == [0, 0, 0, 0]
+    assert [dict(grid.notes)[mark] for mark in rows["n"].marks] == ["departs from the card's protocol: judge=gpt-4o"]
+    assert rows["m"].marks == []
+
+
+def test_runs_that_wait_for_their_judge_say_so(make_run):
+    unjudged = {"unjudged": 90}
+    run = make_run("m", {"llava_bench_coco": (JUDGED, dict.fromkeys(scores(1, 1, 1, 1)))}, counts=unjudged)
+    (grid,) = build_table("vqa", [run], "paper").grids
+    assert not any(row.section == "Measured" for row in grid.rows)
+    assert ("", "m (run-m): 90 answers are not judged yet (groma-eval judge RUN)") in grid.notes
+    with pytest.raises(HarnessError, match=r"not judged yet \(groma-eval judge RUN\): llava_bench_coco of run-m"):
+        build_table("vqa", [run], "none")
+
+
+def test_judged_answers_outside_the_paper(make_run):
+    entry = {"task": "vqa", "family": "LLaVA-Bench (In-the-Wild)", "split": "test"}
+    (grid,) = build_table("vqa", [make_run("m", {"wild": (entry, scores(1.0, 2.0, 3.0, 4.0))})]).grids
+    assert [(c.group, c.head) for c in grid.columns][-1] == ("judged", "Overall")
+    assert [c.text for c in grid.rows[0].cells] == ["1.0", "2.0", "3.0", "4.0"]
+
+
+def test_yes_no_sets(make_run):
+    numbers = {"accuracy": 85.0, "precision": 90.0, "recall": 80.0, "f1": 84.7, "yes_ratio": 44.0}
+    other = numbers | {"yes_ratio": 60.0}
+    benchmarks = [
+        {f"pope_{s}": ({"task": "vqa", "family": "POPE", "split": s}, n) for s in ("random", "popular")}
+        for n in (numbers, other)
+    ]
+    (grid,) = build_table("vqa", [make_run("m", benchmarks[0]), make_run("n", benchmarks[1])]).grids
+    assert [(c.group, c.head) for c in grid.columns] == [
+        *[("POPE random", head) for head in ("all", "F1")],
+        *[("POPE random: yes", head) for head in ("P", "R", "yes ratio")],
+        *[("POPE popular", head) for head in ("all", "F1")],
+        *[("POPE popular: yes", head) for head in ("P", "R", "yes ratio")],
+    ]
+    assert {cell.place for cell in column(grid, "yes ratio", "POPE random: yes").values()} == {0}  # none is better
+    assert {cell.place for cell in column(grid, "F1", "POPE random").values()} == {1}
+
+
+def test_what_the_papers_table_has_no_room_for_has_a_grid_beside(make_run):
+    entry = {"task": "grounding", "family": "LVIS-Ground", "split": "val", "protocol": "as-many"}
+    numbers = {
+        "ar": 30.0,
+        "ar@0.5": 40.0,
+        "ar_micro": 25.0,
+        "ar/r": 20.0,
+        "f1@0.5": 50.0,
+        "ap": 5.0,
+        "not_proposed": 3.0,
+    }
+    first, second = build_table("grounding", [make_run("m", {"lvis_ground": (entry, numbers)})]).grids
+    assert [c.head for c in first.columns if not c.published] == ["not proposed"]
+    assert second.title == "LVIS-Ground, average recall (%): further measures"
+    assert [c.head for c in second.columns] == ["AR micro", "AR@r", "F1@0.5", "AP"]
+    assert [row.section for row in second.rows] == ["Measured"]
+    captions = {
+        name: ({"task": "caption", "family": f, "split": s}, {"cider": 90.0, "bleu_4": 10.0, "rouge_l": 40.0})
+        for name, f, s in (("a", "RefCOCOg", "val"), ("b", "Visual Genome", "test"))
+    }
+    first, second = build_table("caption", [make_run("n", captions)]).grids
+    assert [c.head for c in first.columns] == ["METEOR", "CIDEr", "METEOR", "CIDEr"]
+    assert [(c.group, c.head) for c in second.columns] == [
+        ("RefCOCOg val", "BLEU-4"), ("RefCOCOg val", "ROUGE-L"),
+        ("Visual Genome test", "BLEU-4"), ("Visual Genome test", "ROUGE-L"),
+    ]  # fmt: skip
+    # Only numbers of the paper's own table: nothing further.
+    assert len(build_table("grounding", [make_run("o", {"lvis_ground": (entry, {"ar": 1.0})})]).grids) == 1
+
+
+def test_phrase_grounding_needs_no_columns_of_its_own(make_run):
+    entry = {"task": "rec", "family": "Flickr30k Entities", "split": "test"}
+    (grid,) = build_table("rec", [make_run("m", {"flickr30k_test": (entry, {"acc@0.5": 71.234, "miou": 60.0})})]).grids
+    assert [(c.group, c.head) for c in grid.columns] == [("Flickr30k Entities", "all"), ("boxes", "mean IoU")]
+    assert grid.rows[0].cells[0].text == "71.23"
 
 
 def test_model_notes_are_footnotes(make_run):

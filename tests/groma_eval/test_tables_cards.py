@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import fnmatch
 import json
 import re
 
 import pytest
-import yaml
 from conftest import ROOT
 
-from groma_eval.cards import parse_card, select
+from groma_eval.cards import registry, select
+from groma_eval.leakage import SETS, read_training_data
 from groma_eval.table_columns import PAPER
 
 OFFICIAL = {
@@ -45,24 +46,28 @@ def test_both_readings_of_a_hit():
         assert card.protocols["released"].decoding["max_new_tokens"] == 3
 
 
-@pytest.mark.parametrize(("suite", "kind"), [("lvis_ground", "grounding"), ("region_caption", "caption")])
+@pytest.mark.parametrize(
+    ("suite", "kind"), [("lvis_ground", "grounding"), ("region_caption", "caption"), ("refcoco", "rec")]
+)
 def test_cards_stand_in_the_papers_columns(suite, kind):
     places = {(column.family, column.split) for column in PAPER[kind].columns}
     cards = select(suite)
     assert {(card.family, card.split) for card in cards} == places
     assert {card.task for card in cards} == {kind}
     assert all(card.headline in {column.metric for column in PAPER[kind].columns} for card in cards)
+    assert {card.default_protocol for card in cards} == {PAPER[kind].protocol}
+
+
+def test_every_other_benchmark_stays_out_of_the_papers_columns():
+    theirs = {card.name for card in select("refcoco,lvis_ground,region_caption,llava_bench_coco")}
+    for card in registry().values():
+        places = {(column.family, column.split) for column in PAPER[card.task].columns} if card.task in PAPER else set()
+        assert ((card.family, card.split) in places) == (card.name in theirs), card.name
 
 
 def examples(page, language):
     text = (ROOT / "docs" / page).read_text(encoding="utf-8")
     return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
-
-
-def test_the_documented_card_is_valid():
-    (text,) = examples("add_a_benchmark.md", "yaml")
-    (card,) = parse_card(yaml.safe_load(text), "docs")
-    assert card.name == "kitchen_test"
 
 
 def test_the_documented_model_runs(tmp_path, shared):
@@ -83,3 +88,36 @@ def test_the_documented_model_runs(tmp_path, shared):
         hits += both / (w * h + row["width"] * row["height"] / 4 - both) >= 0.5
     assert metrics["metrics"]["acc@0.5"] == pytest.approx(100 * hits / len(rows), abs=1e-3)
     assert metrics["counts"]["questions"] == 4896
+
+
+def test_the_page_on_protocols_has_every_cards_version_protocols_and_limits():
+    text = (ROOT / "docs/protocols.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| (`.*?) \| (\d+) \| (.*?) \| (.*?) \| .* \|$", text, re.MULTILINE)
+    named, cards = {}, registry()
+    for names, *cells in rows:
+        for pattern in re.findall(r"`([^`]+)`", names):
+            for name in fnmatch.filter(cards, pattern):
+                named.setdefault(name, []).append(cells)
+    assert named.keys() == cards.keys()
+    for name, found in named.items():
+        card = cards[name]
+        ((version, protocols, tokens),) = found
+        assert int(version) == card.version, name
+        assert re.findall(r"`([^`]+)`", protocols) == sorted(card.protocols, key=lambda p: p != card.default_protocol)
+        limits = [card.protocols[p].decoding.get("max_new_tokens") for p in re.findall(r"`([^`]+)`", protocols)]
+        if " to " in tokens:
+            low, high = map(int, tokens.split(" to "))
+            assert all(limit is None or low <= limit <= high for limit in limits), name
+        else:
+            assert tokens == ", ".join(map(str, limits)), name
+
+
+def test_the_documented_statement_of_training_pictures_reads(tmp_path):
+    (text,) = examples("protocols.md", "json")
+    (tmp_path / "training_data.json").write_text(text)
+    (tmp_path / "vg_ids.txt").write_text("61\n")
+    training = read_training_data(tmp_path)
+    assert training.sets == {"coco": {"train2017"}}
+    assert training.image_ids == {"vg": {"61"}, "flickr30k": {"36979", "65567"}}
+    page = (ROOT / "docs/protocols.md").read_text(encoding="utf-8")
+    assert all(f"`{source}`" in page for source in SETS if source != "vg")

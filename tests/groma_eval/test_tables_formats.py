@@ -19,7 +19,7 @@ from groma_eval.cli import table as command
 from groma_eval.core import HarnessError
 from groma_eval.table_columns import Column
 from groma_eval.table_formats import FORMATS, clean, render
-from groma_eval.tables import Cell, Grid, Row, Table
+from groma_eval.table_grid import Cell, Grid, Row, Table
 
 
 def small(method="my_model", note="limit=10", head="testA"):
@@ -245,6 +245,7 @@ def test_command_prints_and_writes(tmp_path, capsys):
     run = tmp_path / "run"
     run.mkdir()
     entry = {"version": 1, "protocol": "paper", "task": "vqa", "family": "mine", "split": "test", "deviations": []}
+    entry["leakage"] = {"status": "clean", "images": 0, "of": 4}
     manifest = {"run_id": "0ff", "model": {"name": "m", "size": "1M"}, "benchmarks": {"mine": entry}}
     (run / "manifest.json").write_text(json.dumps(manifest))
     (run / "metrics.json").write_text(json.dumps({"mine": {"metrics": {"accuracy": 12.35}, "counts": {}}}))
