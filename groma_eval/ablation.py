@@ -136,10 +136,12 @@ def _train(stage: Stage, data_root: Path) -> None:
     command += ["--init", str(stage.init)] if stage.init else []
     began = time.time()
     environment = {"OMP_NUM_THREADS": "1", **os.environ}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise HarnessError(f"{stage.folder.name} failed: {last}")
+    log = stage.folder / "stderr.txt"
+    with log.open("w") as file:
+        code = subprocess.run(command, env=environment, stdout=file, stderr=file, check=False).returncode
+    if code:
+        said = [line for line in log.read_text().splitlines() if "Error" in line or "error:" in line]
+        raise HarnessError(f"{stage.folder.name} failed: {said[-1] if said else f'exit {code}'} (all of it: {log})")
     print(f"{stage.folder.name}: {time.time() - began:.0f} s", file=sys.stderr)
 
 

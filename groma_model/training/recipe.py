@@ -9,6 +9,8 @@ from typing import Any
 import yaml
 
 STAGES = ("detect", "align", "instruct")
+#: Whose objectness head a detection data set trains (see the detection loss).
+SOURCES = ("coco", "sa1b", "both")
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
             raise ValueError(f"stage is {self.stage!r}; it must be one of {', '.join(STAGES)}")
+        if self.stage == "detect" and self.loss.get("source") not in SOURCES:
+            raise ValueError(f"a detect recipe needs loss: {{source: one of {', '.join(SOURCES)}}}")
 
     def to_dict(self) -> dict[str, Any]:
         """All settings, for the record kept beside the checkpoint."""

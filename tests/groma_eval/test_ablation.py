@@ -15,7 +15,7 @@ from groma_eval.cli.train import main
 from groma_eval.core import HarnessError
 
 FIRST = {"stage": "detect", "preset": "nano", "overrides": {"num_queries": 48}, "steps": 4, "batch_size": 2, "lr": 1e-3,
-         "trainable": ["vision_encoder", "proposer", "region_encoder"]}  # fmt: skip
+         "trainable": ["vision_encoder", "proposer", "region_encoder"], "loss": {"source": "both"}}  # fmt: skip
 SECOND = {"stage": "instruct", "steps": 3, "batch_size": 2, "lr": 1e-3, "trainable": ["llm"], "tasks": {"rec": 1}}
 
 
@@ -144,6 +144,7 @@ def test_two_variants_in_small(file, tmp_path):
     content = yaml.safe_load(file.read_text())
     content["variants"].pop("longer")
     content["seeds"] = [0]
+    content["data"]["val"] = 400  # as the cards of the validation split say
     file.write_text(yaml.safe_dump(content, sort_keys=False))
     out = tmp_path / "out"
     assert main(["ablate", str(file), "--out", str(out), "--data-root", str(tmp_path / "data"), "--jobs", "2"]) == 0
