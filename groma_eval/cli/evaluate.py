@@ -20,6 +20,7 @@ COMMANDS = {
     "list": "list benchmarks, models, tasks or metrics",
     "data": "list, check or prepare the data of benchmarks",
     "demo": "evaluate the bundled model and its bounds on four tasks",
+    "speed": "measure how fast a model answers a RefCOCO-shaped workload",
 }
 
 

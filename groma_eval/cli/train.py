@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from groma_eval.cli import make_instruct, train_data
 from groma_eval.core import HarnessError
 from groma_eval.curves import draw_curves
 from groma_eval.leakage import STATEMENT, state_training
@@ -36,10 +37,16 @@ def build_parser() -> argparse.ArgumentParser:
         one.add_argument("--init", help="checkpoint to start from (a folder or bundled name); none: random weights")
         _common(one)
         one.add_argument("--steps", type=int, help="instead of the recipe's")
-        one.add_argument("--batch-size", type=int, help="instead of the recipe's")
+        one.add_argument("--batch-size", type=int, help="instead of the recipe's: images a step, over all processes")
+        one.add_argument("--accumulate", type=int, help="instead of the recipe's: micro-batches a process and step")
+        one.add_argument("--variant", help="one of the recipe's variants, such as encoder-tuned")
     tiny = commands.add_parser("tiny", help="train groma-tiny from scratch: data, three stages, export")
     _common(tiny)
     tiny.add_argument("--recipes", type=Path, default=None, help="folder with tiny-*.yaml (default: the bundled ones)")
+    memory = commands.add_parser("estimate", help="memory that a recipe takes a process, without training")
+    memory.add_argument("recipe", type=Path, help="YAML recipe with a preset")
+    memory.add_argument("--processes", type=int, default=1, help="data-parallel processes (default: 1)")
+    memory.add_argument("--variant", help="one of the recipe's variants")
     convert = commands.add_parser("convert", help="rewrite a checkpoint in the other layout, bit for bit")
     convert.add_argument("source", type=Path, metavar="IN", help="folder of a checkpoint")
     convert.add_argument("target", type=Path, metavar="OUT", help="folder to write; must not exist")
@@ -49,6 +56,10 @@ def build_parser() -> argparse.ArgumentParser:
     ablate.add_argument("--out", type=Path, required=True, help="folder for trainings, results.json and table.md")
     ablate.add_argument("--data-root", type=Path, default=Path("data/ablations"), help="where the scenes are drawn to")
     ablate.add_argument("--jobs", type=int, default=1, help="trainings at a time, one core each (default: 1)")
+    data = commands.add_parser("data", help=train_data.ABOUT)
+    train_data.add_arguments(data)
+    instructions = commands.add_parser("make-instruct", help=make_instruct.ABOUT)
+    make_instruct.add_arguments(instructions)
     curves = commands.add_parser("curves", help="plot a run's loss and accuracy curves")
     curves.add_argument("run", type=Path, help="a folder with detect/, align/, instruct/")
     curves.add_argument("--save", type=Path, required=True, help="PNG file")
@@ -76,18 +87,27 @@ def run_stage(args: argparse.Namespace) -> dict[str, float]:
     from groma_model.modeling import GromaForConditionalGeneration
     from groma_model.processing import TEMPLATES, GromaProcessor, train_tokenizer
     from groma_model.training.loop import train
+    from groma_model.training.memory import estimate
     from groma_model.training.recipe import load_recipe
 
-    overrides = {"seed": args.seed, "steps": args.steps, "batch_size": args.batch_size}
-    recipe = load_recipe(args.recipe, **overrides)
+    overrides = {
+        "seed": args.seed, "steps": args.steps, "batch_size": args.batch_size, "accumulate": args.accumulate
+    }  # fmt: skip
+    recipe = load_recipe(args.recipe, args.variant, **overrides)
+    if recipe.template not in (None, *TEMPLATES):
+        raise HarnessError(f"{args.recipe}: template {recipe.template!r} is unknown; known: {', '.join(TEMPLATES)}")
     if recipe.stage != args.command:
         raise HarnessError(f"{args.recipe} is a recipe of stage {recipe.stage!r}, not {args.command!r}")
     torch.manual_seed(recipe.seed)
     if args.init:
         model, processor = load_checkpoint(resolve_checkpoint(args.init))
+        if recipe.template is not None:
+            model.config.prompt_template = recipe.template
+            processor = GromaProcessor(processor.tokenizer, model.config)
         images = read_training_images(args.data, "train", processor.template, tuple(recipe.tasks))
     else:
-        config = preset(recipe.preset or "tiny", **recipe.overrides)
+        named = {} if recipe.template is None else {"prompt_template": recipe.template}
+        config = preset(recipe.preset or "tiny", **recipe.overrides, **named)
         template = TEMPLATES[config.prompt_template]
         images = read_training_images(args.data, "train", template, ("rec", "grounding", "caption", "scene", "vqa"))
         processor = GromaProcessor(train_tokenizer(corpus(images, template), config), config)
@@ -95,6 +115,8 @@ def run_stage(args: argparse.Namespace) -> dict[str, float]:
         if recipe.stage == "detect":
             for item in images:
                 item.dialogues.clear()
+    if os.environ.get("RANK", "0") == "0":
+        print(estimate(recipe, int(os.environ.get("WORLD_SIZE", "1")), model), file=sys.stderr)
     evaluate = None if args.no_evaluate else held_out(recipe.stage, args.data.parent, recipe.evaluate_images)
     began = time.time()
     metrics = train(model, processor, images[: args.limit], recipe, args.out, evaluate, args.workers)
@@ -207,11 +229,23 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if args.command == "tiny":
             return run_tiny(args)
+        if args.command == "estimate":
+            from groma_model.training.memory import estimate
+            from groma_model.training.recipe import load_recipe
+
+            if args.processes < 1:
+                raise HarnessError(f"--processes is {args.processes}; it must be at least 1")
+            print(estimate(load_recipe(args.recipe, args.variant), args.processes))
+            return 0
         if args.command == "curves":
             draw_curves(args.run, args.save)
             return 0
         if args.command == "ablate":
             return run_ablate(args)
+        if args.command == "data":
+            return train_data.run(args)
+        if args.command == "make-instruct":
+            return make_instruct.run(args)
         if args.command == "convert":
             from groma_model.checkpoints import convert_checkpoint
 

@@ -69,16 +69,18 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 class Client:
-    """Asks one judge; safe to use from several threads. Waiting ends when ``stop`` is set.
+    """Asks one judge, or another model that messages call ``name``; safe to use from several threads. Waiting ends when
+    ``stop`` is set.
 
     Raises HarnessError where the key's variable is not set or holds no key.
     """
 
-    def __init__(self, settings: JudgeSettings, stop: threading.Event | None = None) -> None:
+    def __init__(self, settings: JudgeSettings, stop: threading.Event | None = None, name: str = "the judge") -> None:
         self.settings = settings
+        self.name = name
         self.stop = stop or threading.Event()
         self.answered = False  # something went through: the address and the key are right
-        self._key = read_key(settings)
+        self._key = read_key(settings, name)
         self._url = settings.base_url.rstrip("/") + "/chat/completions"
         self._opener = urllib.request.build_opener(_NoRedirect)
         self._random = random.Random()
@@ -111,7 +113,7 @@ class Client:
         raise AssertionError("the last try returns or raises")
 
     def _where(self) -> str:
-        return f"the judge at {self.settings.base_url}"
+        return f"{self.name} at {self.settings.base_url}"
 
     def _pause(self, attempt: int, asked: float | None) -> float:
         if asked is not None:
@@ -150,13 +152,13 @@ class Client:
         return CallFailed(f"{self._where()}: HTTP {error.code}{said}")
 
 
-def read_key(settings: JudgeSettings) -> str:
+def read_key(settings: JudgeSettings, whose: str = "the judge") -> str:
     """The key from the environment; HarnessError (which never shows it) where there is none or it cannot be one."""
     name = settings.api_key_env
     key = os.environ.get(name, "").strip()
     if not key:
         raise HarnessError(
-            f"no key for the judge: the environment variable {name} is not set (another one: --api-key-env NAME; an "
+            f"no key for {whose}: the environment variable {name} is not set (another one: --api-key-env NAME; an "
             "endpoint that needs no key takes any text)"
         )
     if not key.isascii() or not key.isprintable() or " " in key:

@@ -14,13 +14,13 @@ FILE = "judge_calls.jsonl"
 Calls = dict[str, dict[str, Any]]  # by key; each has "key" and "content"
 
 
-def read_calls(folder: Path) -> Calls:
-    """The answers in ``folder``/judge_calls.jsonl by key, none where there is no such file.
+def read_calls(folder: Path, file: str = FILE) -> Calls:
+    """The answers in ``folder``/``file`` by key, none where there is no such file.
 
     A last line that was not written to its end (the process was killed) is left out; HarnessError names any other line
     that is no answer.
     """
-    path = folder / FILE
+    path = folder / file
     return _parse(path, _whole_lines(path.read_bytes())) if path.is_file() else {}
 
 
@@ -37,21 +37,21 @@ def _parse(path: Path, content: bytes) -> Calls:
                 raise TypeError
         except (ValueError, KeyError, TypeError):
             raise HarnessError(
-                f"{path}: line {number}: no answer of a judge; remove the line (its question is asked again)"
+                f"{path}: line {number}: no answer of a judge or model; remove the line (its question is asked again)"
             ) from None
         calls[call["key"]] = call
     return calls
 
 
 class Journal:
-    """``folder``/judge_calls.jsonl open for more; ``calls`` is what it holds. Safe to use from several threads.
+    """``folder``/``file`` open for more; ``calls`` is what it holds. Safe to use from several threads.
 
     Raises:
-        HarnessError: another process is judging the same run, or the file is broken or cannot be written.
+        HarnessError: another process is at work on the same file, or the file is broken or cannot be written.
     """
 
-    def __init__(self, folder: Path) -> None:
-        path = folder / FILE
+    def __init__(self, folder: Path, file: str = FILE) -> None:
+        path = folder / file
         self._lock = threading.Lock()
         try:
             self._file = path.open("a+b")
@@ -99,6 +99,6 @@ def _claim(file: Any, path: Path) -> None:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise HarnessError(f"{path}: another process is judging this run; wait for it to end") from None
+        raise HarnessError(f"{path}: another process is judging or asking there; wait for it to end") from None
     except OSError:
         pass  # a file system without locks

@@ -228,7 +228,7 @@ def _judge_benchmark(folder: Path, settings: JudgeSettings, progress: bool) -> l
                 file=sys.stderr,
                 disable=not progress,
             ) as bar:
-                for question in _in_threads(
+                for question in in_threads(
                     lambda q: _review_question(q, client, journal), pending, settings.concurrency, stop
                 ):
                     bar.update(1)
@@ -292,7 +292,7 @@ def _score_again(run_dir: Path, names: Sequence[str]) -> dict[str, dict[str, Any
     return rescore(run_dir, names)
 
 
-def _in_threads(
+def in_threads(
     work: Callable[[Item], Result], items: Sequence[Item], threads: int, stop: threading.Event
 ) -> Iterator[Result]:
     """``work(item)`` of every item, several at a time, as they finish; the first error is raised and ends it all.

@@ -9,7 +9,7 @@ from typing import Any
 
 from groma_eval.core import HarnessError, Question
 
-Messages = list[dict[str, str]]
+Messages = list[dict[str, Any]]  # the content is text, or a list of parts where a picture belongs to it
 
 SYSTEM = "You are a helpful and precise assistant for checking the quality of the answer."
 

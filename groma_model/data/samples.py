@@ -36,7 +36,11 @@ class DialogueTurn:
 
 @dataclass
 class TrainingImage:
-    """An image with its objects and dialogues by task (``rec``, ``grounding``, ``caption``, ``scene``, ``vqa``)."""
+    """An image with its objects and dialogues by task (``rec``, ``grounding``, ``caption``, ``scene``, ``vqa``).
+
+    Width and height are 0 where the data does not give them. ``source`` says which objectness head the boxes train
+    (``coco`` or ``sa1b``), None where the recipe does.
+    """
 
     path: Path
     width: int
@@ -44,6 +48,7 @@ class TrainingImage:
     boxes: list[Box] = field(default_factory=list)
     attributes: list[Mapping[str, str]] = field(default_factory=list)
     dialogues: dict[str, list[tuple[DialogueTurn, ...]]] = field(default_factory=lambda: defaultdict(list))
+    source: str | None = None
 
 
 def read_training_images(

@@ -49,6 +49,8 @@ def detection_loss(
     weights: LossWeights = LossWeights(),
     dense_encoder_topk: int = 0,
     quality_focal: bool = False,
+    normaliser: float | None = None,
+    parts: int = 1,
 ) -> dict[str, Tensor]:
     """Loss of a batch of B images.
 
@@ -62,6 +64,8 @@ def detection_loss(
             target are positives (a token goes to its cheapest target), and the stage's loss is a mean over them.
         quality_focal: objectness learns the IoU of the matched box (varifocal loss, Zhang et al. 2021) instead of 1,
             so that scores rank boxes by how well they fit.
+        normaliser: the number of targets that sums are divided by, if this batch is one of the ``parts`` of a step;
+            its own number (at least 1) unless given.
 
     Returns:
         ``"loss"``, to be minimised, and its unweighted parts: ``"objectness"``, ``"l1"``, ``"giou"`` of the last
@@ -82,8 +86,9 @@ def detection_loss(
         total = output.boxes.new_zeros(())
         for stage, pairs in zip(stages, assigned):
             dense = dense_encoder_topk > 0 and stage.name == "_enc"
-            normaliser = max(1, len(pairs[0]) if dense else sum(counts))
-            terms = _stage_loss(stage, boxes, pairs, normaliser, weights, quality_focal)
+            targeted = max(1, sum(counts)) if normaliser is None else normaliser
+            divisor = max(1, len(pairs[0])) * parts if dense else targeted
+            terms = _stage_loss(stage, boxes, pairs, divisor, weights, quality_focal)
             total = total + sum(getattr(weights, name) * value for name, value in terms.items())
             found |= {name + stage.name: value.detach() for name, value in terms.items()}
     return {"loss": total, **found}
@@ -171,7 +176,7 @@ def _stage_loss(
     stage: _Stage,
     targets: Tensor,
     pairs: tuple[Tensor, Tensor, Tensor],
-    normaliser: int,
+    normaliser: float,
     weights: LossWeights,
     quality_focal: bool,
 ) -> dict[str, Tensor]:

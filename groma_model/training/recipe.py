@@ -11,6 +11,8 @@ import yaml
 STAGES = ("detect", "align", "instruct")
 #: Whose objectness head a detection data set trains (see the detection loss).
 SOURCES = ("coco", "sa1b", "both")
+#: What the random draws of a step hang on; how the parameters lie in several processes.
+DRAWS, SHARDINGS = ("batch", "image"), ("none", "full")
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,17 @@ class Recipe:
     (keywords of :func:`groma_model.training.detection_loss.detection_loss` for ``detect``, plus
     ``attribute_weight`` and ``box_jitter``; ``pointer_weight`` of region tokens and ``task_weights`` by task for the
     language stages).
+
+    ``batch_size`` counts the images of a step over all processes. Each process takes its share in ``accumulate``
+    micro-batches; the losses are normalised over the whole step, so neither number changes what is computed.
+
+    ``draws``: random draws (dialogues, box jitter, region numbers) hang on (seed, step, process) with ``"batch"``, on
+    (seed, step, place in the batch) with ``"image"``: only these are the same for any processes and ``accumulate``.
+
+    ``gradient_checkpointing``: layers of image encoder and language model are computed again in the backward pass.
+    ``keep_best``: name of a held-out metric (``shapes-rec-val/acc@0.5``); the model with its highest value is kept in
+    ``OUT/best``. ``sharding``: ``"full"`` divides parameters, gradients and optimiser states among the processes.
+    ``template``: prompt template of the data and of the checkpoint, instead of the initial model's.
     """
 
     stage: str
@@ -44,20 +57,37 @@ class Recipe:
     evaluate_every: int = 500
     evaluate_images: int = 100
     seed: int = 0
+    accumulate: int = 1
+    draws: str = "batch"
+    gradient_checkpointing: bool = False
+    keep_best: str | None = None
+    sharding: str = "none"
+    template: str | None = None
 
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
             raise ValueError(f"stage is {self.stage!r}; it must be one of {', '.join(STAGES)}")
         if self.stage == "detect" and self.loss.get("source") not in SOURCES:
             raise ValueError(f"a detect recipe needs loss: {{source: one of {', '.join(SOURCES)}}}")
+        for name, value, allowed in (("draws", self.draws, DRAWS), ("sharding", self.sharding, SHARDINGS)):
+            if value not in allowed:
+                raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
+        if type(self.accumulate) is not int or self.accumulate < 1:
+            raise ValueError(f"accumulate is {self.accumulate!r}; it must be a whole number from 1")
+        if self.stage != "detect" and "proposer" in self.trainable:
+            raise ValueError("trainable: the proposer gets no gradient from the language loss; train it with detect")
 
     def to_dict(self) -> dict[str, Any]:
         """All settings, for the record kept beside the checkpoint."""
         return asdict(self)
 
 
-def load_recipe(path: str | Path, **overrides: Any) -> Recipe:
-    """Read a recipe; ``overrides`` replace single settings. Raises ValueError naming file and field."""
+def load_recipe(path: str | Path, variant: str | None = None, **overrides: Any) -> Recipe:
+    """Read a recipe; ``variant`` names one of the file's ``variants``; ``overrides`` replace single settings.
+
+    Raises:
+        ValueError: naming file and field.
+    """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"recipe {path} is missing")
@@ -65,6 +95,13 @@ def load_recipe(path: str | Path, **overrides: Any) -> Recipe:
         data = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
         raise ValueError(f"recipe {path} is not YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"recipe {path} must be a mapping of settings")
+    variants = data.pop("variants", {})
+    if variant is not None:
+        if variant not in variants:
+            raise ValueError(f"recipe {path} has no variant {variant!r}; it has: {', '.join(variants) or 'none'}")
+        data |= variants[variant]
     known = {f.name for f in fields(Recipe)}
     for name in [*data, *overrides]:
         if name not in known:
@@ -77,3 +114,8 @@ def load_recipe(path: str | Path, **overrides: Any) -> Recipe:
         return Recipe(**data)
     except (TypeError, ValueError) as error:
         raise ValueError(f"recipe {path}: {error}") from None
+
+
+def recipe_variants(path: str | Path) -> list[str]:
+    """Names of the variants that a recipe file holds."""
+    return list(yaml.safe_load(Path(path).read_text()).get("variants", {}))

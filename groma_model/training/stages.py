@@ -2,12 +2,16 @@
 
 A stage is a module that owns the model and returns named losses for a batch, so that it can be wrapped for
 data-parallel training as it is. Frozen modules stay in evaluation mode and run without gradients.
+
+A step may be divided among processes and micro-batches. Then each part's losses are normalised by the counts of the
+whole step: ``share`` puts the counts known beforehand into the parts, and a loss whose count is known only afterwards
+(answer tokens) is returned as a sum with that count, for the loop to divide the gradients by.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -35,6 +39,24 @@ def set_trainable(model: GromaForConditionalGeneration, names: Sequence[str]) ->
         module.train(name in names)
 
 
+#: One generator for a whole batch in turn, or one an image.
+Draws = random.Random | Sequence[random.Random]
+
+
+def _each(rngs: Draws, count: int) -> list[random.Random]:
+    return [rngs] * count if isinstance(rngs, random.Random) else list(rngs)
+
+
+def _seeds(rngs: Draws) -> list[int]:
+    return [r.getrandbits(62) for r in ([rngs] if isinstance(rngs, random.Random) else rngs)]
+
+
+def _generators(seeds: Sequence[int], count: int) -> list[torch.Generator]:
+    """A generator an image: its own, or the one seed's in turn."""
+    made = [torch.Generator().manual_seed(seed) for seed in seeds]
+    return made * count if len(made) == 1 else made
+
+
 def load_pixels(processor: GromaProcessor, images: Sequence[TrainingImage]) -> Tensor:
     """Decode and transform the pictures of a batch: (B, 3, S, S)."""
     pictures = []
@@ -56,17 +78,32 @@ class AttributeProbe(nn.Module):
         self.values = {name: {v: i for i, v in enumerate(vs)} for name, vs in values.items()}
         self.heads = nn.ModuleDict({name: nn.Linear(width, len(vs)) for name, vs in values.items()})
 
-    def forward(self, tokens: Tensor, attributes: Sequence[Mapping[str, str]]) -> tuple[Tensor, dict[str, float]]:
-        """Mean cross-entropy over attributes, and each attribute's accuracy; objects without it are skipped."""
+    def labels(self, name: str, attributes: Sequence[Mapping[str, str]]) -> Tensor:
+        """Each object's value of an attribute as a class, IGNORE where it has none."""
+        return torch.tensor([self.values[name].get(a.get(name, ""), IGNORE) for a in attributes], dtype=torch.long)
+
+    def forward(
+        self,
+        tokens: Tensor,
+        attributes: Sequence[Mapping[str, str]],
+        counts: Mapping[str, float] | None = None,
+    ) -> tuple[Tensor, dict[str, float]]:
+        """Mean cross-entropy over attributes, and each attribute's accuracy; objects without it are skipped.
+
+        ``counts``: how many objects each attribute's sum is divided by and the mean over attributes includes; those
+        given unless given here.
+        """
         losses, accuracies = [], {}
         for name, head in self.heads.items():
-            labels = torch.tensor([self.values[name].get(a.get(name, ""), IGNORE) for a in attributes]).to(
-                tokens.device
-            )
+            labels = self.labels(name, attributes).to(tokens.device)
             logits = head(tokens).float()
             known = labels != IGNORE
+            if counts is not None and counts[name]:
+                total = functional.cross_entropy(logits, labels, reduction="sum", ignore_index=IGNORE)
+                losses.append(total / counts[name])
             if known.any():
-                losses.append(functional.cross_entropy(logits[known], labels[known]))
+                if counts is None:
+                    losses.append(functional.cross_entropy(logits[known], labels[known]))
                 accuracies[name] = (logits[known].argmax(-1) == labels[known]).float().mean().item()
         return torch.stack(losses).mean(), accuracies
 
@@ -83,7 +120,14 @@ def attribute_values(images: Sequence[TrainingImage]) -> dict[str, list[str]]:
 
 
 class DetectStage(nn.Module):
-    """Stage 1: class-agnostic detection; with annotated attributes also the region encoder's readout."""
+    """Stage 1: class-agnostic detection; with annotated attributes also the region encoder's readout.
+
+    Divided steps are exact but for ``dense_encoder_topk``, whose number of positives is known only within a part: that
+    term is then a mean of means.
+    """
+
+    #: Losses that add up over micro-batches; the others are averaged.
+    additive = ("loss", "detection", "attributes")
 
     def __init__(self, model: GromaForConditionalGeneration, processor: GromaProcessor, recipe: Recipe,
                  values: Mapping[str, Sequence[str]]):  # fmt: skip
@@ -97,12 +141,11 @@ class DetectStage(nn.Module):
             AttributeProbe(model.config.llm_config.hidden_size, values) if self.attribute_weight and values else None
         )
 
-    def collate(self, images: Sequence[TrainingImage], rng: random.Random) -> dict[str, Any]:
+    def collate(self, images: Sequence[TrainingImage], rng: Draws) -> dict[str, Any]:
         """Pictures, boxes and, for the readout, slightly moved boxes (as proposals are)."""
         boxes = [torch.tensor(item.boxes, dtype=torch.float32).view(-1, 4).clamp(0, 1) for item in images]
-        generator = torch.Generator().manual_seed(rng.getrandbits(62))
         moved = []
-        for given in boxes:
+        for given, generator in zip(boxes, _generators(_seeds(rng), len(images)), strict=True):
             sides = (given[:, 2:] - given[:, :2]).repeat(1, 2)
             noise = (torch.rand(given.shape, generator=generator) * 2 - 1) * self.jitter
             moved.append((given + noise * sides).clamp(0, 1))
@@ -113,17 +156,35 @@ class DetectStage(nn.Module):
             "attributes": [a for item in images for a in item.attributes],
         }
 
+    def share(self, parts: Sequence[dict[str, Any]], reduce: Callable[[Tensor], Tensor], processes: int) -> None:
+        """Tell the parts of a step the counts that their sums are to be divided by.
+
+        ``reduce`` sums over processes, whose gradients are then averaged: hence a process's share of each count.
+        """
+        names = list(self.probe.heads) if self.probe is not None else []
+        counts = [sum(len(b) for part in parts for b in part["boxes"])]
+        for name in names:
+            labels = [self.probe.labels(name, part["attributes"]) for part in parts]
+            counts.append(sum(int((known != IGNORE).sum()) for known in labels))
+        boxes, *rest = (reduce(torch.tensor(counts, dtype=torch.float64)) / processes).tolist()
+        for part in parts:
+            part["share"] = {
+                "boxes": max(boxes, 1 / processes), "parts": len(parts), "attributes": dict(zip(names, rest))
+            }  # fmt: skip
+
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
-        device = self.model.device
+        device, share = self.model.device, batch.get("share")
         states = self.model.vision_encoder(batch["pixel_values"].to(device))
         with torch.autocast(device.type, enabled=False):
             proposals = self.model.proposer([s.float() for s in states])
-            losses = detection_loss(proposals, [b.to(device) for b in batch["boxes"]], **self.options)
+            whole = {} if share is None else {"normaliser": share["boxes"], "parts": share["parts"]}
+            losses = detection_loss(proposals, [b.to(device) for b in batch["boxes"]], **self.options, **whole)
         result = {"loss": losses["loss"], "detection": losses["loss"].detach()}
         if self.probe is not None:
             maps = self.model.region_encoder.fused_maps(states)
             tokens = self.model.encode_regions(maps, [b.to(device) for b in batch["moved"]])
-            loss, accuracies = self.probe(torch.cat(tokens), batch["attributes"])
+            counts = None if share is None else share["attributes"]
+            loss, accuracies = self.probe(torch.cat(tokens), batch["attributes"], counts)
             result["loss"] = result["loss"] + self.attribute_weight * loss
             result["attributes"] = loss.detach()
             result |= {f"acc_{k}": torch.tensor(v) for k, v in accuracies.items()}
@@ -133,6 +194,8 @@ class DetectStage(nn.Module):
 class LanguageStage(nn.Module):
     """Stages 2 and 3: next-token prediction of answers, many questions packed behind an image's shared prefix."""
 
+    additive = ("loss",)
+
     def __init__(self, model: GromaForConditionalGeneration, processor: GromaProcessor, recipe: Recipe):
         super().__init__()
         self.model, self.processor, self.recipe = model, processor, recipe
@@ -140,15 +203,15 @@ class LanguageStage(nn.Module):
         self.pointer_weight = float(recipe.loss.get("pointer_weight", 1.0))
         self.task_weights: dict[str, float] = recipe.loss.get("task_weights", {})
 
-    def collate(self, images: Sequence[TrainingImage], rng: random.Random) -> dict[str, Any]:
+    def collate(self, images: Sequence[TrainingImage], rng: Draws) -> dict[str, Any]:
         """Pictures and the dialogues drawn for this step; text is encoded once the regions are known."""
         drawn, weights = [], []
-        for item in images:
+        for item, own in zip(images, _each(rng, len(images)), strict=True):
             chosen: list[tuple[DialogueTurn, ...]] = []
             weighed: list[float] = []
             for task, count in self.recipe.tasks.items():
                 pool = item.dialogues.get(task, [])
-                chosen += rng.sample(pool, min(count, len(pool)))
+                chosen += own.sample(pool, min(count, len(pool)))
                 weighed += [self.task_weights.get(task, 1.0)] * min(count, len(pool))
             drawn.append(chosen)
             weights.append(weighed)
@@ -157,8 +220,13 @@ class LanguageStage(nn.Module):
             "dialogues": drawn,
             "weights": weights,
             "boxes": [torch.tensor(item.boxes, dtype=torch.float32).view(-1, 4) for item in images],
-            "order_seed": rng.getrandbits(62),
+            "order_seeds": _seeds(rng),
         }
+
+    def share(self, parts: Sequence[dict[str, Any]], reduce: Callable[[Tensor], Tensor], processes: int) -> None:
+        """Ask the parts of a step for sums: how many answer tokens there are depends on the proposals."""
+        for part in parts:
+            part["summed"] = True
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         model, device = self.model, self.model.device
@@ -170,12 +238,12 @@ class LanguageStage(nn.Module):
                 [u.to(device) for u in users],
                 [g.to(device) for g in grounds],
             )
-        generator = torch.Generator().manual_seed(batch["order_seed"])
-        shuffled = [_shuffle(s, generator) for s in selections]
+        generators = _generators(batch["order_seeds"], len(selections))
+        shuffled = [_shuffle(s, g) for s, g in zip(selections, generators, strict=True)]
         regions = model.encode_regions(model.region_encoder.fused_maps(states), [s.boxes for s in shuffled])
         images = model.image_tokens(states)
         packed = self.pack(batch["dialogues"], batch["weights"], shuffled, images.shape[1]).to(device)
-        return self.language_loss(packed, images, regions)
+        return self.language_loss(packed, images, regions, batch.get("summed", False))
 
     def pack(
         self,
@@ -205,8 +273,13 @@ class LanguageStage(nn.Module):
         return pack(prefixes, blocks, placeholders, num_image_tokens, ids["[PAD]"], counts,
                     self.pointer_weight, self.model.first_region_id)  # fmt: skip
 
-    def language_loss(self, packed: PackedBatch, images: Tensor, regions: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Weighted mean cross-entropy over the answers, with the accuracy of words and of pointing."""
+    def language_loss(
+        self, packed: PackedBatch, images: Tensor, regions: Sequence[Tensor], summed: bool = False
+    ) -> dict[str, Tensor]:
+        """Weighted mean cross-entropy over the answers, with the accuracy of words and of pointing.
+
+        ``summed``: ``"loss"`` is the weighted sum, and ``"normaliser"`` what would divide it.
+        """
         model = self.model
         most = packed.region_positions.shape[1]
         padded = torch.stack([functional.pad(r, (0, 0, 0, most - len(r))) for r in regions])
@@ -226,8 +299,10 @@ class LanguageStage(nn.Module):
         right = (logits.argmax(-1) == labels).float()
         pointing = labels >= model.first_region_id
         nothing = right.new_zeros(())
+        total, normaliser = (losses * weights).sum(), weights.sum()
+        whole = {"loss": total, "normaliser": normaliser} if summed else {"loss": total / normaliser}
         return {
-            "loss": (losses * weights).sum() / weights.sum(),
+            **whole,
             "words": losses[~pointing].mean().detach(),
             "pointing": losses[pointing].mean().detach() if pointing.any() else nothing,
             "acc_words": right[~pointing].mean(),

@@ -1,0 +1,1 @@
+"""The speed bench: how fast a Groma answers a RefCOCO-shaped workload, beside the way that shares nothing."""
