@@ -111,18 +111,29 @@ def run_ablation(ablation: Ablation, out: Path, data_root: Path, jobs: int = 1) 
             list(pool.map(lambda stage: _train(stage, data_root), stages.values()))
     path = out / "results.json"
     rows = json.loads(path.read_text()) if path.is_file() else []
-    done = {row["checkpoint"] for row in rows}
+    # The folder may be shared by ablations, which measure different things of one and the same training.
+    keys = {f"{name}/{metric}" for name, metric in _columns(ablation)}
+    known = {row["checkpoint"]: row for row in rows}
     for (variant, seed), stages in trainings.items():
         checkpoint = stages[-1].folder
-        if checkpoint.name not in done:
+        row = known.get(checkpoint.name)
+        if row is None:
             seconds = [json.loads((s.folder / "finished.json").read_text())["seconds"] for s in stages]
-            metrics = _measure(ablation, checkpoint, out, data_root)
-            rows.append({"variant": variant, "seed": seed, "checkpoint": checkpoint.name, "seconds": sum(seconds),
-                         "metrics": metrics})  # fmt: skip
-            path.write_text(json.dumps(rows, indent=1) + "\n")
+            row = {"variant": variant, "seed": seed, "checkpoint": checkpoint.name, "seconds": sum(seconds),
+                   "metrics": {}}  # fmt: skip
+            rows.append(row)
+        if not keys <= row["metrics"].keys():
+            row["metrics"] |= _measure(ablation, checkpoint, out, data_root)
+            _write(path, rows)
     wanted = {stages[-1].folder.name: place for place, stages in trainings.items()}
     kept = [row for row in rows if row["checkpoint"] in wanted]
     return [{**row, "variant": wanted[row["checkpoint"]][0]} for row in kept]
+
+
+def _write(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    beside = path.with_name(path.name + ".new")
+    beside.write_text(json.dumps([row for row in rows if row["metrics"]], indent=1) + "\n")
+    beside.replace(path)
 
 
 def _train(stage: Stage, data_root: Path) -> None:

@@ -76,7 +76,8 @@ def trained(monkeypatch):
             raise KeyboardInterrupt
         measured.append(checkpoint.name)
         recipe = yaml.safe_load((checkpoint / "given.yaml").read_text())
-        return {"shapes-rec-val/acc@0.5": 50.0 + 10 * recipe["seed"] + recipe["steps"]}
+        value = 50.0 + 10 * recipe["seed"] + recipe["steps"]
+        return {f"{name}/{metric}": value for name, metrics in ablation.columns.items() for metric in metrics}
 
     monkeypatch.setattr(module, "_train", train)
     monkeypatch.setattr(module, "_measure", measure)
@@ -97,6 +98,20 @@ def test_an_interrupted_ablation_continues_from_its_results(file, tmp_path, trai
     assert len(ran) == 10
     assert len(measured) == len(set(measured)) == 6
     assert {(r["variant"], r["seed"]) for r in rows} == {(v, s) for v in ablation.variants for s in (0, 1)}
+
+
+def test_ablations_that_share_a_folder_share_trainings_and_measure_what_is_missing(file, tmp_path, trained):
+    ran, measured, _ = trained
+    run_ablation(load_ablation(file), tmp_path / "out", tmp_path)
+    content = yaml.safe_load(file.read_text())
+    content["variants"] = {"base": {}}
+    content["columns"]["shapes-ground-val"] = ["ar"]
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    rows = run_ablation(load_ablation(file), tmp_path / "out", tmp_path)
+    assert (len(ran), len(measured)) == (10, 8)
+    assert [(row["variant"], sorted(row["metrics"])) for row in rows] == [
+        ("base", ["shapes-ground-val/ar", "shapes-rec-val/acc@0.5"])
+    ] * 2
 
 
 def test_the_table_says_mean_spread_steps_and_what_changed(file, tmp_path, trained):
