@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from groma_eval.cli import endpoint
 from groma_eval.core import HarnessError
 from groma_eval.judge.settings import JudgeSettings
 
@@ -32,56 +33,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_endpoint_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare how a judge is reached and asked: what :func:`settings_of` reads beside ``--judge``, and ``--yes``."""
-    add = parser.add_argument_group("judge").add_argument
-    add("--base-url", default=_DEFAULTS.base_url, metavar="URL", help="OpenAI-compatible endpoint (%(default)s)")
-    add(
-        "--api-key-env",
-        default=_DEFAULTS.api_key_env,
-        metavar="NAME",
-        help="environment variable with the key (%(default)s); it is stored and shown nowhere",
+    endpoint.add_endpoint_arguments(
+        parser,
+        _DEFAULTS,
+        who="judge",
+        reply="review",
+        asks="how often a review that can be read is asked for, before its question is left out",
+        yes="judge without asking whether the estimated cost is all right",
     )
-    add("--temperature", type=float, default=_DEFAULTS.temperature, help="of the judge (%(default)s)")
-    add("--max-tokens", type=int, default=_DEFAULTS.max_tokens, metavar="N", help="of a review (%(default)s)")
-    add("--concurrency", type=int, default=_DEFAULTS.concurrency, metavar="N", help="requests at a time (%(default)s)")
-    add("--timeout", type=float, default=_DEFAULTS.timeout_s, metavar="S", help="seconds of silence (%(default)s)")
-    add(
-        "--retries",
-        type=int,
-        default=_DEFAULTS.retries,
-        metavar="N",
-        help="repeats of a request that failed: 429, 5xx, timeout, connection (%(default)s)",
-    )
-    add(
-        "--asks",
-        type=int,
-        default=_DEFAULTS.asks,
-        metavar="N",
-        help="how often a review that can be read is asked for, before its question is left out (%(default)s)",
-    )
-    add(
-        "--price",
-        type=float,
-        nargs=2,
-        metavar=("IN", "OUT"),
-        help="US dollars a million prompt and completion tokens, for the estimate (default: known for some models)",
-    )
-    add("--yes", action="store_true", help="judge without asking whether the estimated cost is all right")
 
 
 def settings_of(args: argparse.Namespace) -> JudgeSettings:
     """The settings that the arguments give; HarnessError names a bad one."""
-    return JudgeSettings(
-        model=args.judge or _DEFAULTS.model,
-        base_url=args.base_url,
-        api_key_env=args.api_key_env,
-        temperature=args.temperature,
-        max_tokens=args.max_tokens,
-        concurrency=args.concurrency,
-        timeout_s=args.timeout,
-        retries=args.retries,
-        asks=args.asks,
-        price=tuple(args.price) if args.price else None,
-    )
+    return endpoint.endpoint_settings(args, args.judge or _DEFAULTS.model)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -110,7 +74,7 @@ def judge(
     print(f"judge {settings.model} at {settings.base_url}: {cost}", flush=True)
     if cost.questions:
         check_ready(settings, yes)
-        if not yes and not _consents():
+        if not yes and not endpoint.consents("judge now?"):
             print("not judged; the answers are kept")
             return 1
     summary = judge_run(run_dir, settings, progress, benchmarks)
@@ -118,13 +82,6 @@ def judge(
         print(f"groma-eval: {failure}", file=sys.stderr)
     used = f", {summary.prompt_tokens} + {summary.completion_tokens} tokens" if summary.prompt_tokens else ""
     return _report(run_dir, summary.metrics, f"{summary.asked} answers of {settings.model}{used}")
-
-
-def _consents() -> bool:
-    try:
-        return input("judge now? [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
-        return False
 
 
 def check_ready(settings: JudgeSettings, yes: bool) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from groma_eval.cli.endpoint import add_endpoint_arguments, consents, endpoint_settings
 from groma_eval.cli.make_instruct_calls import WHO, Item, ask_all, estimate, pending_of, prepare, used_calls
 from groma_eval.core import HarnessError
 from groma_eval.judge.settings import JudgeSettings
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 ABOUT = "have a vision-language model write grounded conversations (Groma-Instruct); a repeat of the command continues"
 
 CALLS, DATA, REJECTS, REPORT = "calls.jsonl", "groma_instruct.json", "rejects.jsonl", "report.json"
-_DEFAULTS = JudgeSettings(model="gpt-4o", temperature=0.7, max_tokens=1500)
+_DEFAULTS = JudgeSettings(model="gpt-4o", temperature=0.7, max_tokens=1500, asks=2)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -50,35 +51,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SHARE",
         help="stop where a larger share of the pictures has no file (%(default)s); otherwise they are left out",
     )
-    add = parser.add_argument_group("vision-language model").add_argument
     add("--model", default=_DEFAULTS.model, help="model that takes pictures (%(default)s)")
-    add("--base-url", default=_DEFAULTS.base_url, metavar="URL", help="OpenAI-compatible endpoint (%(default)s)")
-    add(
-        "--api-key-env",
-        default=_DEFAULTS.api_key_env,
-        metavar="NAME",
-        help="environment variable with the key (%(default)s); it is stored and shown nowhere",
+    add_endpoint_arguments(
+        parser,
+        _DEFAULTS,
+        who="vision-language model",
+        reply="reply",
+        asks="how often a usable reply is asked for",
+        yes="ask the model without asking whether the estimated cost is all right",
     )
-    add("--temperature", type=float, default=_DEFAULTS.temperature, help="of the model (%(default)s)")
-    add("--max-tokens", type=int, default=_DEFAULTS.max_tokens, metavar="N", help="of a reply (%(default)s)")
-    add("--concurrency", type=int, default=_DEFAULTS.concurrency, metavar="N", help="requests at a time (%(default)s)")
-    add("--timeout", type=float, default=_DEFAULTS.timeout_s, metavar="S", help="seconds of silence (%(default)s)")
-    add(
-        "--retries",
-        type=int,
-        default=_DEFAULTS.retries,
-        metavar="N",
-        help="repeats of a request that failed: 429, 5xx, timeout, connection (%(default)s)",
-    )
-    add("--asks", type=int, default=2, metavar="N", help="how often a usable reply is asked for (%(default)s)")
-    add(
-        "--price",
-        type=float,
-        nargs=2,
-        metavar=("IN", "OUT"),
-        help="US dollars a million prompt and completion tokens, for the estimate (default: known for some models)",
-    )
-    add("--yes", action="store_true", help="ask the model without asking whether the estimated cost is all right")
     add("--no-progress", action="store_true", help="show no progress bar")
 
 
@@ -120,18 +101,7 @@ def _settings(args: argparse.Namespace) -> JudgeSettings:
         raise HarnessError(f"--limit {args.limit}: must be at least 1")
     if not 0 <= args.max_missing <= 1:
         raise HarnessError(f"--max-missing {args.max_missing}: must be a share from 0 to 1")
-    return JudgeSettings(
-        model=args.model,
-        base_url=args.base_url,
-        api_key_env=args.api_key_env,
-        temperature=args.temperature,
-        max_tokens=args.max_tokens,
-        concurrency=args.concurrency,
-        timeout_s=args.timeout,
-        retries=args.retries,
-        asks=args.asks,
-        price=tuple(args.price) if args.price else None,
-    )
+    return endpoint_settings(args, args.model)
 
 
 def _select(args: argparse.Namespace) -> Selection:
@@ -160,10 +130,7 @@ def _select(args: argparse.Namespace) -> Selection:
 def _consents() -> bool:
     if not sys.stdin.isatty():
         raise HarnessError("this may cost money, and there is no terminal to ask at; repeat with --yes to go ahead")
-    try:
-        return input("ask now? [y/N] ").strip().lower() in ("y", "yes")
-    except EOFError:
-        return False
+    return consents("ask now?")
 
 
 def _write(out: Path, items: Sequence[Item], selection: Selection, calls: Calls, settings: JudgeSettings) -> None:
