@@ -21,14 +21,17 @@ from typing import Any
 
 import yaml
 
+from groma_eval.baseline_rows import load_baselines
 from groma_eval.core import HarnessError
 
 
 @dataclass(frozen=True)
 class Ablation:
-    """What is varied (``variants``: name -> stage -> recipe settings), how it is trained and what is measured.
+    """What is varied (``variants``: name -> recipe's name -> its settings), how it is trained and what is measured.
 
-    ``columns``: benchmark -> metrics. ``data``: scenes a split of the shapes world.
+    ``columns``: benchmark -> metrics. ``data``: scenes a split of the shapes world. ``paper``: published rows set
+    beside ours, each the fields by which it is found in ``results/baselines/ablations.csv`` and the ``variant`` that
+    it answers to.
     """
 
     title: str
@@ -37,6 +40,7 @@ class Ablation:
     stages: tuple[Path, ...]
     variants: Mapping[str, Mapping[str, Mapping[str, Any]]]
     columns: Mapping[str, Sequence[str]]
+    paper: Sequence[Mapping[str, str]] = ()
 
 
 @dataclass(frozen=True)
@@ -54,7 +58,7 @@ def load_ablation(path: Path) -> Ablation:
         values = yaml.safe_load(path.read_text())
         stages = tuple(path.parent.parent / name for name in values["stages"])
         return Ablation(values["title"], tuple(values["seeds"]), values["data"], stages, values["variants"],
-                        values["columns"])  # fmt: skip
+                        values["columns"], values.get("paper", ()))  # fmt: skip
     except FileNotFoundError:
         raise HarnessError(f"ablation {path} is missing") from None
     except yaml.YAMLError as error:
@@ -67,17 +71,16 @@ def plan(ablation: Ablation, variant: str, seed: int, out: Path) -> list[Stage]:
     """The stages of one training, in order.
 
     Raises:
-        HarnessError: a variant changes a stage that the ablation does not train.
+        HarnessError: a variant changes a recipe that the ablation does not train.
     """
     changes = ablation.variants[variant]
-    recipes = [yaml.safe_load(path.read_text()) for path in ablation.stages]
-    unknown = sorted(set(changes) - {recipe["stage"] for recipe in recipes})
+    unknown = sorted(set(changes) - {path.stem for path in ablation.stages})
     if unknown:
-        raise HarnessError(f"variant {variant!r} changes stage {unknown[0]!r}, which this ablation does not train")
+        raise HarnessError(f"variant {variant!r} changes recipe {unknown[0]!r}, which this ablation does not train")
     planned: list[Stage] = []
     history = ""
-    for recipe in recipes:
-        recipe = _merged(recipe, changes.get(recipe["stage"], {}))
+    for path in ablation.stages:
+        recipe = _merged(yaml.safe_load(path.read_text()), changes.get(path.stem, {}))
         recipe["seed"] = seed
         history += json.dumps(recipe, sort_keys=True)
         key = hashlib.sha256(history.encode()).hexdigest()[:10]
@@ -200,7 +203,28 @@ def ablation_table(ablation: Ablation, rows: Sequence[Mapping[str, Any]]) -> str
     seeds = ", ".join(map(str, ablation.seeds))
     note = f"Mean ± standard deviation over seeds {seeds}; preset {presets}, steps: {steps} ({ablation.data['train']} "
     note += "training scenes)."
-    return f"{text}\n\n{note} {' '.join(sentences)}\n"
+    return f"{text}\n\n{note} {' '.join(sentences)}\n{_paper(ablation)}"
+
+
+def _paper(ablation: Ablation) -> str:
+    """Markdown: the published rows that an ablation is to be read beside; nothing where it names none."""
+    from tabulate import tabulate
+
+    if not ablation.paper:
+        return ""
+    published, rows = load_baselines("ablations"), []
+    for wanted in ablation.paper:
+        fields = {key: value for key, value in wanted.items() if key != "variant"}
+        found = [row for row in published if all(getattr(row, key) == value for key, value in fields.items())]
+        if len(found) != 1 or wanted.get("variant") not in ablation.variants:
+            raise HarnessError(f"ablation {ablation.title!r}: paper: {dict(wanted)} names {len(found)} published rows")
+        (row,) = found
+        rows.append([wanted["variant"], f"{row.benchmark} ({row.split}), {row.metric}", str(row.value), row.source])
+    return (
+        "\n"
+        + tabulate(rows, ["variant", "published", "value", "source"], tablefmt="pipe", disable_numparse=True)
+        + "\n"
+    )
 
 
 def _spread(values: Sequence[float]) -> str:

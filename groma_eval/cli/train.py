@@ -86,6 +86,7 @@ def run_stage(args: argparse.Namespace) -> dict[str, float]:
     from groma_model.data.samples import corpus, read_training_images
     from groma_model.modeling import GromaForConditionalGeneration
     from groma_model.processing import TEMPLATES, GromaProcessor, train_tokenizer
+    from groma_model.reconfigure import reconfigured
     from groma_model.training.loop import train
     from groma_model.training.memory import estimate
     from groma_model.training.recipe import load_recipe
@@ -101,6 +102,10 @@ def run_stage(args: argparse.Namespace) -> dict[str, float]:
     torch.manual_seed(recipe.seed)
     if args.init:
         model, processor = load_checkpoint(resolve_checkpoint(args.init))
+        if recipe.overrides:
+            model, new = reconfigured(model, **recipe.overrides)
+            processor = GromaProcessor(processor.tokenizer, model.config)
+            print(f"{args.recipe}: overrides start anew: {', '.join(new) or 'nothing'}", file=sys.stderr)
         if recipe.template is not None:
             model.config.prompt_template = recipe.template
             processor = GromaProcessor(processor.tokenizer, model.config)

@@ -35,8 +35,8 @@ def file(tmp_path):
                 "stages": ["first.yaml", "second.yaml"],
                 "variants": {
                     "plain": {},
-                    "boxes": {"detect": {"overrides": {"box_geometry": "released"}}},
-                    "longer": {"instruct": {"steps": 9}},
+                    "boxes": {"first": {"overrides": {"box_geometry": "released"}}},
+                    "longer": {"second": {"steps": 9}},
                 },
                 "columns": {"shapes-rec-val": ["acc@0.5"]},
             },
@@ -125,10 +125,10 @@ def test_the_table_says_mean_spread_steps_and_what_changed(file, tmp_path, train
     assert "Against 'plain', 'longer' changes shapes-rec acc@0.5 by +6.0" in text
 
 
-def test_a_variant_of_a_stage_that_is_not_trained(file, tmp_path):
+def test_a_variant_of_a_recipe_that_is_not_trained(file, tmp_path):
     ablation = load_ablation(file)
-    ablation.variants["odd"] = {"align": {"steps": 1}}
-    with pytest.raises(HarnessError, match="variant 'odd' changes stage 'align', which this ablation does not train"):
+    ablation.variants["odd"] = {"third": {"steps": 1}}
+    with pytest.raises(HarnessError, match="variant 'odd' changes recipe 'third', which this ablation does not train"):
         plan(ablation, "odd", 0, tmp_path)
 
 
@@ -145,7 +145,7 @@ def test_bad_files_are_one_line(tmp_path, text, message, capsys):
     assert message in line
 
 
-def test_the_bundled_ablation_names_what_exists(tmp_path):
+def test_the_geometry_ablation_changes_both_quirks(tmp_path):
     path = Path(__file__).parents[2] / "recipes" / "ablations" / "geometry.yaml"
     ablation = load_ablation(path)
     detect, instruct = plan(ablation, "released", 2, tmp_path)
@@ -167,3 +167,19 @@ def test_two_variants_in_small(file, tmp_path):
     assert [row["variant"] for row in rows] == ["plain", "boxes"]
     assert all(0 <= row["metrics"]["shapes-rec-val/acc@0.5"] <= 100 for row in rows)
     assert (out / "table.md").read_text().startswith("| variant")
+
+
+@pytest.mark.parametrize("path", sorted((Path(__file__).parents[2] / "recipes" / "ablations").glob("*.yaml")))
+def test_bundled_ablations_plan_and_find_their_published_rows(path, tmp_path):
+    ablation = load_ablation(path)
+    folders = {tuple(s.folder.name for s in plan(ablation, v, 0, tmp_path)) for v in ablation.variants}
+    assert len(folders) == len(ablation.variants) >= 2
+    assert module._paper(ablation).count("arXiv:2404.13013v1") == len(ablation.paper)
+
+
+def test_published_rows_are_named_exactly(file):
+    content = yaml.safe_load(file.read_text())
+    content["paper"] = [{"variant": "plain", "method": "Groma"}]
+    file.write_text(yaml.safe_dump(content, sort_keys=False))
+    with pytest.raises(HarnessError, match="names 5 published rows"):
+        module._paper(load_ablation(file))
