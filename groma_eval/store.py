@@ -1,22 +1,27 @@
 """The results store: crash-safe while a run is on, sufficient afterwards for every report and new metric.
 
 While a benchmark runs, each finished batch is appended to ``BENCHMARK/parts/NNN.jsonl`` (one line an image), flushed to
-disk. At the end the parts become ``samples.jsonl`` (one line a question) and ``images.jsonl`` (one line an image), both
-in file order, each written beside and renamed. A later run reads whatever of the two it finds and continues.
+disk; every process of a run has a part of its own. At the end the parts become ``samples.jsonl`` (one line a question)
+and ``images.jsonl`` (one line an image), both in file order, each written beside and renamed. A later run reads
+whatever of the two it finds and continues.
+
+What is stored is read image by image when it is asked for: memory holds where the lines are, not what they say.
 
 Boxes are stored to 12 digits, so that an IoU that ties with a threshold still does, other floats to 6.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from io import FileIO
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
-from groma_eval.core import HarnessError, ImageAnswer, Prediction, Question, Sample, SampleScore
+from groma_eval.core import Box, HarnessError, ImageAnswer, Prediction, Question, Sample, SampleScore
 from groma_eval.tasks.common import Regions
 
 _BOX_DIGITS, _DIGITS = 12, 6
@@ -30,7 +35,7 @@ def rounded(value: Any, digits: int = _DIGITS) -> Any:
     if isinstance(value, float):
         return round(value, digits) + 0.0
     if isinstance(value, (list, tuple)):
-        return [rounded(item, digits) for item in value]
+        return [round(item, digits) + 0.0 if type(item) is float else rounded(item, digits) for item in value]
     if isinstance(value, Mapping):
         return {key: rounded(item, digits) for key, item in value.items()}
     return value
@@ -102,30 +107,148 @@ def _line(content: Mapping[str, Any]) -> str:
     return json.dumps(content) + "\n"  # ASCII: a model may emit text that is no valid Unicode
 
 
+def _unwritable(path: Path, error: OSError) -> HarnessError:
+    return HarnessError(
+        f"{path}: cannot be written ({error.strerror or error}); mend that and repeat the command: what is stored is "
+        "kept"
+    )
+
+
 def _replace(path: Path, lines: Iterable[str]) -> None:
+    """Write beside and rename; where that fails ``path`` stays as it was and nothing is left beside it."""
     beside = path.with_name(path.name + ".tmp")
-    with beside.open("w", encoding="utf-8") as file:
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    try:
+        with beside.open("w", encoding="utf-8") as file:
+            file.writelines(lines)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(beside, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            beside.unlink()
+        raise _unwritable(path, error) from None
 
 
-def _lines(path: Path, torn_end: bool = False) -> Iterator[dict[str, Any]]:
-    """Objects of a JSONL file; with ``torn_end`` an unfinished last line (the process was killed) is left out."""
+def _lines(path: Path, torn_end: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Objects of a JSONL file, each with the byte that its line begins at.
+
+    With ``torn_end`` an unfinished last line (the process was killed) is left out.
+    """
     if not path.is_file():
         return
-    with path.open(encoding="utf-8", errors="replace") as file:
+    place = 0
+    with path.open("rb") as file:
         for number, line in enumerate(file, 1):
-            if torn_end and not line.endswith("\n"):
+            if torn_end and not line.endswith(b"\n"):
                 return
             try:
-                yield json.loads(line)
+                yield place, _parsed(line)
             except json.JSONDecodeError as error:
                 raise HarnessError(
                     f"{path}: line {number}, column {error.colno}: not JSON ({error.msg}); remove the file's folder "
                     "and run again"
                 ) from None
+            place += len(line)
+
+
+def _parsed(line: bytes) -> dict[str, Any]:
+    return json.loads(line.decode("utf-8", errors="replace"))
+
+
+class _Place(NamedTuple):
+    """Where an image is stored: its file, the byte that its line begins at, whether it has proposals.
+
+    ``rows``: in the merged files, where the lines of its questions begin; a part's line holds them itself.
+    """
+
+    file: Path
+    start: int
+    has_proposals: bool
+    rows: list[int] | None
+
+
+class Records(Mapping[str, Record]):
+    """What is stored of a benchmark by image id, each record read from its file when it is asked for.
+
+    ``places``: where an image's lines are; ``samples``: the merged file of questions.
+    """
+
+    def __init__(self, places: dict[str, _Place], samples: Path) -> None:
+        self._places = places
+        self._samples = samples
+        self._files: dict[Path, BinaryIO] = {}
+        self._last: tuple[str, Record] | None = None
+
+    def __getitem__(self, image_id: str) -> Record:
+        # Whoever goes through questions asks for one image several times in a row.
+        if self._last is None or self._last[0] != image_id:
+            self._last = (image_id, self._read(self._places[image_id]))
+        return self._last[1]
+
+    def _read(self, place: _Place) -> Record:
+        row = self._line(place.file, place.start)
+        if place.rows is None:
+            return row
+        answers = {}
+        for answer in (self._line(self._samples, start) for start in place.rows):
+            answers[answer["id"]] = {key: answer[key] for key in _ANSWER_FIELDS}
+        return {
+            "image_id": row["image_id"],
+            "file_hash": row["file_hash"],
+            "answers": answers,
+            "proposals": row["proposals"],
+            "objectness": row["objectness"],
+        }
+
+    def __contains__(self, image_id: object) -> bool:
+        return image_id in self._places
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._places)
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def _line(self, path: Path, place: int) -> dict[str, Any]:
+        # A file stays open, so that its lines can still be read when another has taken its place.
+        file = self._files.get(path)
+        if file is None:
+            file = self._files[path] = path.open("rb")
+        file.seek(place)
+        return _parsed(file.readline())
+
+    def regions(self) -> Mapping[str, StoredRegions]:
+        """As :func:`regions_of`, but read when they are asked for: of large runs they are most of what is stored."""
+        return {key: StoredRegions(self, key) for key, place in self._places.items() if place.has_proposals}
+
+    def close(self) -> None:
+        """Close the files; they are opened again where need be."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class StoredRegions:
+    """:class:`groma_eval.tasks.common.Regions` of one image that stay in the store."""
+
+    __slots__ = ("_image_id", "_records")
+
+    def __init__(self, records: Records, image_id: str) -> None:
+        self._records = records
+        self._image_id = image_id
+
+    @property
+    def boxes(self) -> Sequence[Box]:
+        """Normalised xyxy, best first."""
+        return self._records[self._image_id]["proposals"]
+
+    @property
+    def objectness(self) -> Sequence[float] | None:
+        """One a box, None where the model gave none."""
+        return self._records[self._image_id]["objectness"]
 
 
 class BenchmarkStore:
@@ -134,36 +257,62 @@ class BenchmarkStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.parts = folder / "parts"
-        self._part: Any = None
+        self._part: FileIO | None = None
 
-    def load(self) -> dict[str, Record]:
+    def load(self) -> Records:
         """Everything stored so far, by image id: the merged files, then the parts in order (later lines count)."""
-        records: dict[str, Record] = {}
-        for row in _lines(self.folder / "images.jsonl"):
-            records[row["image_id"]] = {
-                "image_id": row["image_id"],
-                "file_hash": row["file_hash"],
-                "answers": {},
-                "proposals": row["proposals"],
-                "objectness": row["objectness"],
-            }
-        for row in _lines(self.folder / "samples.jsonl"):
-            if row["image_id"] in records:
-                records[row["image_id"]]["answers"][row["id"]] = {key: row[key] for key in _ANSWER_FIELDS}
+        images, samples = self.folder / "images.jsonl", self.folder / "samples.jsonl"
+        places: dict[str, _Place] = {}
+        rows: dict[str, list[int]] = {}
+        for start, row in _lines(images):
+            questions = rows.setdefault(row["image_id"], [])
+            places[row["image_id"]] = _Place(images, start, row["proposals"] is not None, questions)
+        for start, row in _lines(samples):
+            if row["image_id"] in rows:
+                rows[row["image_id"]].append(start)
         for part in sorted(self.parts.glob("*.jsonl")):
-            records.update((record["image_id"], record) for record in _lines(part, torn_end=True))
-        return records
+            for start, row in _lines(part, torn_end=True):
+                places[row["image_id"]] = _Place(part, start, row["proposals"] is not None, None)
+        return Records(places, samples)
 
     def append(self, records: Iterable[Record]) -> None:
-        """Add a batch to this process's part file and make sure it is on disk."""
-        if self._part is None:
-            self.parts.mkdir(parents=True, exist_ok=True)
-            # A new file each time: a killed process may have left the last line of its own unfinished.
-            path = self.parts / f"{len(list(self.parts.glob('*.jsonl'))):05d}.jsonl"
-            self._part = path.open("x", encoding="utf-8")
-        self._part.writelines(map(_line, records))
-        self._part.flush()
-        os.fsync(self._part.fileno())
+        """Add a batch to this process's part file and make sure it is on disk; a batch is stored whole or not at all.
+
+        Raises:
+            HarnessError: the disk is full or refuses; the part holds what it held before.
+        """
+        content = "".join(map(_line, records)).encode()
+        try:
+            if self._part is None:
+                self._part = self._new_part()
+            end = self._part.tell()
+            try:
+                while content:  # a full disk may take a piece of it before it refuses
+                    content = content[self._part.write(content) :]
+                os.fsync(self._part.fileno())
+            except OSError:
+                self._forget(end)
+                raise
+        except OSError as error:
+            raise _unwritable(self.parts, error) from None
+
+    def _new_part(self) -> FileIO:
+        # A new file each time: a killed process may have left the last line of its own unfinished.
+        self.parts.mkdir(parents=True, exist_ok=True)
+        number = len(list(self.parts.glob("*.jsonl")))
+        while True:
+            try:
+                return (self.parts / f"{number:05d}.jsonl").open("xb", buffering=0)
+            except FileExistsError:  # another process of the run was first
+                number += 1
+
+    def _forget(self, end: int) -> None:
+        """Cut the part back to what it held, as far as the disk lets us; a torn last line is left out when read."""
+        part, self._part = self._part, None
+        with contextlib.suppress(OSError):
+            part.truncate(end)
+        with contextlib.suppress(OSError):
+            part.close()
 
     def close(self) -> None:
         """Close the part file, if one is open."""
@@ -176,7 +325,10 @@ class BenchmarkStore:
     ) -> None:
         """Write the merged files in the samples' order and drop the parts."""
         self.close()
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(self.folder, error) from None
         _replace(self.folder / "samples.jsonl", _sample_lines(samples, records, scores))
         _replace(self.folder / "images.jsonl", _image_lines(samples, records))
         shutil.rmtree(self.parts, ignore_errors=True)
@@ -192,7 +344,7 @@ class BenchmarkStore:
     def samples(self) -> list[Sample]:
         """The samples of a finished benchmark with their targets, without the data it was made from."""
         questions: dict[str, list[Question]] = {}
-        for row in _lines(self.folder / "samples.jsonl"):
+        for _, row in _lines(self.folder / "samples.jsonl"):
             questions.setdefault(row["image_id"], []).append(
                 Question(
                     row["id"], row["kind"], text=row["text"], box=row["box"], target=row["target"], group=row["group"]
@@ -206,7 +358,7 @@ class BenchmarkStore:
                 row["height"],
                 tuple(questions.get(row["image_id"], ())),
             )
-            for row in _lines(self.folder / "images.jsonl")
+            for _, row in _lines(self.folder / "images.jsonl")
         ]
 
 
@@ -216,7 +368,8 @@ def _sample_lines(
     missing = Prediction("", status="missing")
     empty = make_record(ImageAnswer("", [missing]), None)["answers"][""]
     for sample in samples:
-        answers = records[sample.image_id]["answers"] if sample.image_id in records else {}
+        record = records.get(sample.image_id)
+        answers = {} if record is None else record["answers"]
         for question in sample.questions:
             given = answers.get(question.id, empty)
             score = scores.get(question.id)
