@@ -213,7 +213,7 @@ class SampleScore:
     """Per-question scores: ``values`` are what metrics are averaged from (``{"acc@0.5": 1.0, "iou": 0.83}``)."""
 
     question_id: str
-    values: dict[str, float | int | bool | None]
+    values: Mapping[str, float | int | bool | None]
 
 
 @dataclass

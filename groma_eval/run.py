@@ -26,7 +26,8 @@ from groma_eval.jobs import Job, default_data_root, load_model, places, prepare_
 from groma_eval.judge.reviews import judged_fields, stored_scores
 from groma_eval.prefetch import default_workers
 from groma_eval.sharding import World
-from groma_eval.store import BenchmarkStore, Record, Records, predictions_of, read_store_json, rounded, write_json
+from groma_eval.store import BenchmarkStore, predictions_of, read_store_json, rounded, write_json
+from groma_eval.stored_records import Record, Records
 from groma_eval.tasks import TASKS
 
 

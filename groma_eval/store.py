@@ -5,7 +5,7 @@ disk; every process of a run has a part of its own. At the end the parts become 
 and ``images.jsonl`` (one line an image), both in file order, each written beside and renamed. A later run reads
 whatever of the two it finds and continues.
 
-What is stored is read image by image when it is asked for: memory holds where the lines are, not what they say.
+What is stored is read image by image when it is asked for (:mod:`groma_eval.stored_records`).
 
 Boxes are stored to 12 digits, so that an IoU that ties with a threshold still does, other floats to 6.
 """
@@ -19,15 +19,13 @@ import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from io import FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 
-from groma_eval.core import Box, HarnessError, ImageAnswer, Prediction, Question, Sample, SampleScore
+from groma_eval.core import HarnessError, ImageAnswer, Prediction, Question, Sample, SampleScore
+from groma_eval.stored_records import ANSWER_FIELDS, Place, Record, Records, read_lines
 from groma_eval.tasks.common import Regions
 
 _BOX_DIGITS, _DIGITS = 12, 6
-_ANSWER_FIELDS = ("prompt", "raw", "answer", "boxes", "confidences", "phrases", "status", "error")
-
-Record = dict[str, Any]  # one image: image_id, file_hash, answers {question id: fields}, proposals, objectness
 
 
 def rounded(value: Any, digits: int = _DIGITS) -> Any:
@@ -90,7 +88,7 @@ def regions_of(records: Iterable[Record]) -> dict[str, Regions]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as indented JSON, replacing ``path`` in one step."""
-    _replace(path, [json.dumps(content, indent=1) + "\n"])
+    _replace([path], [(0, json.dumps(content, indent=1) + "\n")])
 
 
 def read_store_json(path: Path) -> Any:
@@ -114,141 +112,28 @@ def _unwritable(path: Path, error: OSError) -> HarnessError:
     )
 
 
-def _replace(path: Path, lines: Iterable[str]) -> None:
-    """Write beside and rename; where that fails ``path`` stays as it was and nothing is left beside it."""
-    beside = path.with_name(path.name + ".tmp")
+def _replace(paths: Sequence[Path], lines: Iterable[tuple[int, str]]) -> None:
+    """Write lines, each with the number of its file, beside the files and rename.
+
+    Where that fails the files stay as they were and nothing is left beside them.
+    """
+    besides = [path.with_name(path.name + ".tmp") for path in paths]
+    number = 0
     try:
-        with beside.open("w", encoding="utf-8") as file:
-            file.writelines(lines)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(beside, path)
+        with contextlib.ExitStack() as stack:
+            files = [stack.enter_context(beside.open("w", encoding="utf-8")) for beside in besides]
+            for number, line in lines:
+                files[number].write(line)
+            for number, file in enumerate(files):  # noqa: B007
+                file.flush()
+                os.fsync(file.fileno())
+        for beside, path in zip(besides, paths, strict=True):
+            os.replace(beside, path)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            beside.unlink()
-        raise _unwritable(path, error) from None
-
-
-def _lines(path: Path, torn_end: bool = False) -> Iterator[tuple[int, dict[str, Any]]]:
-    """Objects of a JSONL file, each with the byte that its line begins at.
-
-    With ``torn_end`` an unfinished last line (the process was killed) is left out.
-    """
-    if not path.is_file():
-        return
-    place = 0
-    with path.open("rb") as file:
-        for number, line in enumerate(file, 1):
-            if torn_end and not line.endswith(b"\n"):
-                return
-            try:
-                yield place, _parsed(line)
-            except json.JSONDecodeError as error:
-                raise HarnessError(
-                    f"{path}: line {number}, column {error.colno}: not JSON ({error.msg}); remove the file's folder "
-                    "and run again"
-                ) from None
-            place += len(line)
-
-
-def _parsed(line: bytes) -> dict[str, Any]:
-    return json.loads(line.decode("utf-8", errors="replace"))
-
-
-class _Place(NamedTuple):
-    """Where an image is stored: its file, the byte that its line begins at, whether it has proposals.
-
-    ``rows``: in the merged files, where the lines of its questions begin; a part's line holds them itself.
-    """
-
-    file: Path
-    start: int
-    has_proposals: bool
-    rows: list[int] | None
-
-
-class Records(Mapping[str, Record]):
-    """What is stored of a benchmark by image id, each record read from its file when it is asked for.
-
-    ``places``: where an image's lines are; ``samples``: the merged file of questions.
-    """
-
-    def __init__(self, places: dict[str, _Place], samples: Path) -> None:
-        self._places = places
-        self._samples = samples
-        self._files: dict[Path, BinaryIO] = {}
-        self._last: tuple[str, Record] | None = None
-
-    def __getitem__(self, image_id: str) -> Record:
-        # Whoever goes through questions asks for one image several times in a row.
-        if self._last is None or self._last[0] != image_id:
-            self._last = (image_id, self._read(self._places[image_id]))
-        return self._last[1]
-
-    def _read(self, place: _Place) -> Record:
-        row = self._line(place.file, place.start)
-        if place.rows is None:
-            return row
-        answers = {}
-        for answer in (self._line(self._samples, start) for start in place.rows):
-            answers[answer["id"]] = {key: answer[key] for key in _ANSWER_FIELDS}
-        return {
-            "image_id": row["image_id"],
-            "file_hash": row["file_hash"],
-            "answers": answers,
-            "proposals": row["proposals"],
-            "objectness": row["objectness"],
-        }
-
-    def __contains__(self, image_id: object) -> bool:
-        return image_id in self._places
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._places)
-
-    def __len__(self) -> int:
-        return len(self._places)
-
-    def _line(self, path: Path, place: int) -> dict[str, Any]:
-        # A file stays open, so that its lines can still be read when another has taken its place.
-        file = self._files.get(path)
-        if file is None:
-            file = self._files[path] = path.open("rb")
-        file.seek(place)
-        return _parsed(file.readline())
-
-    def regions(self) -> Mapping[str, StoredRegions]:
-        """As :func:`regions_of`, but read when they are asked for: of large runs they are most of what is stored."""
-        return {key: StoredRegions(self, key) for key, place in self._places.items() if place.has_proposals}
-
-    def close(self) -> None:
-        """Close the files; they are opened again where need be."""
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
-
-    def __del__(self) -> None:
-        self.close()
-
-
-class StoredRegions:
-    """:class:`groma_eval.tasks.common.Regions` of one image that stay in the store."""
-
-    __slots__ = ("_image_id", "_records")
-
-    def __init__(self, records: Records, image_id: str) -> None:
-        self._records = records
-        self._image_id = image_id
-
-    @property
-    def boxes(self) -> Sequence[Box]:
-        """Normalised xyxy, best first."""
-        return self._records[self._image_id]["proposals"]
-
-    @property
-    def objectness(self) -> Sequence[float] | None:
-        """One a box, None where the model gave none."""
-        return self._records[self._image_id]["objectness"]
+        for beside in besides:
+            with contextlib.suppress(OSError):
+                beside.unlink()
+        raise _unwritable(paths[number], error) from None
 
 
 class BenchmarkStore:
@@ -258,21 +143,25 @@ class BenchmarkStore:
         self.folder = folder
         self.parts = folder / "parts"
         self._part: FileIO | None = None
+        self._own: dict[Path, list[tuple[str, Place]]] = {}  # what this process wrote, by part
 
     def load(self) -> Records:
         """Everything stored so far, by image id: the merged files, then the parts in order (later lines count)."""
         images, samples = self.folder / "images.jsonl", self.folder / "samples.jsonl"
-        places: dict[str, _Place] = {}
+        places: dict[str, Place] = {}
         rows: dict[str, list[int]] = {}
-        for start, row in _lines(images):
+        for start, row in read_lines(images):
             questions = rows.setdefault(row["image_id"], [])
-            places[row["image_id"]] = _Place(images, start, row["proposals"] is not None, questions)
-        for start, row in _lines(samples):
+            places[row["image_id"]] = Place(images, start, row["proposals"] is not None, questions)
+        for start, row in read_lines(samples):
             if row["image_id"] in rows:
                 rows[row["image_id"]].append(start)
         for part in sorted(self.parts.glob("*.jsonl")):
-            for start, row in _lines(part, torn_end=True):
-                places[row["image_id"]] = _Place(part, start, row["proposals"] is not None, None)
+            if part in self._own:
+                places.update(self._own[part])
+                continue
+            for start, row in read_lines(part, torn_end=True):
+                places[row["image_id"]] = Place(part, start, row["proposals"] is not None, None)
         return Records(places, samples)
 
     def append(self, records: Iterable[Record]) -> None:
@@ -281,7 +170,9 @@ class BenchmarkStore:
         Raises:
             HarnessError: the disk is full or refuses; the part holds what it held before.
         """
-        content = "".join(map(_line, records)).encode()
+        records = list(records)
+        lines = [_line(record).encode() for record in records]
+        content = b"".join(lines)
         try:
             if self._part is None:
                 self._part = self._new_part()
@@ -295,6 +186,11 @@ class BenchmarkStore:
                 raise
         except OSError as error:
             raise _unwritable(self.parts, error) from None
+        part = Path(self._part.name)
+        for record, line in zip(records, lines):
+            place = Place(part, end, record["proposals"] is not None, None)
+            self._own.setdefault(part, []).append((record["image_id"], place))
+            end += len(line)
 
     def _new_part(self) -> FileIO:
         # A new file each time: a killed process may have left the last line of its own unfinished.
@@ -329,9 +225,10 @@ class BenchmarkStore:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise _unwritable(self.folder, error) from None
-        _replace(self.folder / "samples.jsonl", _sample_lines(samples, records, scores))
-        _replace(self.folder / "images.jsonl", _image_lines(samples, records))
+        files = [self.folder / "samples.jsonl", self.folder / "images.jsonl"]
+        _replace(files, _merged(samples, records, scores))
         shutil.rmtree(self.parts, ignore_errors=True)
+        self._own.clear()
 
     def finished(self) -> bool:
         """Whether the merged files are there and no part waits to be merged."""
@@ -344,7 +241,7 @@ class BenchmarkStore:
     def samples(self) -> list[Sample]:
         """The samples of a finished benchmark with their targets, without the data it was made from."""
         questions: dict[str, list[Question]] = {}
-        for _, row in _lines(self.folder / "samples.jsonl"):
+        for _, row in read_lines(self.folder / "samples.jsonl"):
             questions.setdefault(row["image_id"], []).append(
                 Question(
                     row["id"], row["kind"], text=row["text"], box=row["box"], target=row["target"], group=row["group"]
@@ -358,49 +255,51 @@ class BenchmarkStore:
                 row["height"],
                 tuple(questions.get(row["image_id"], ())),
             )
-            for _, row in _lines(self.folder / "images.jsonl")
+            for _, row in read_lines(self.folder / "images.jsonl")
         ]
 
 
-def _sample_lines(
+def _merged(
     samples: Sequence[Sample], records: Mapping[str, Record], scores: Mapping[str, SampleScore]
-) -> Iterator[str]:
+) -> Iterator[tuple[int, str]]:
+    """Lines of the questions' file (0) and the images' (1), both in the samples' order."""
     missing = Prediction("", status="missing")
     empty = make_record(ImageAnswer("", [missing]), None)["answers"][""]
     for sample in samples:
-        record = records.get(sample.image_id)
-        answers = {} if record is None else record["answers"]
+        record = records.get(sample.image_id) or {}
+        answers = record.get("answers", {})
         for question in sample.questions:
             given = answers.get(question.id, empty)
             score = scores.get(question.id)
-            yield _line(
-                {
-                    "id": question.id,
-                    "image_id": sample.image_id,
-                    "kind": question.kind,
-                    "text": question.text,
-                    "box": question.box,
-                    "group": question.group,
-                    **{key: given[key] for key in _ANSWER_FIELDS[:6]},
-                    "target": question.target,
-                    "scores": rounded(score.values) if score else {},
-                    "status": given["status"],
-                    "error": given["error"],
-                }
+            yield (
+                0,
+                _line(
+                    {
+                        "id": question.id,
+                        "image_id": sample.image_id,
+                        "kind": question.kind,
+                        "text": question.text,
+                        "box": question.box,
+                        "group": question.group,
+                        **{key: given[key] for key in ANSWER_FIELDS[:6]},
+                        "target": question.target,
+                        "scores": rounded(score.values) if score else {},
+                        "status": given["status"],
+                        "error": given["error"],
+                    }
+                ),
             )
-
-
-def _image_lines(samples: Sequence[Sample], records: Mapping[str, Record]) -> Iterator[str]:
-    for sample in samples:
-        record = records.get(sample.image_id, {})
-        yield _line(
-            {
-                "image_id": sample.image_id,
-                "path": str(sample.image) if sample.image else None,
-                "width": sample.width,
-                "height": sample.height,
-                "proposals": record.get("proposals"),
-                "objectness": record.get("objectness"),
-                "file_hash": record.get("file_hash"),
-            }
+        yield (
+            1,
+            _line(
+                {
+                    "image_id": sample.image_id,
+                    "path": str(sample.image) if sample.image else None,
+                    "width": sample.width,
+                    "height": sample.height,
+                    "proposals": record.get("proposals"),
+                    "objectness": record.get("objectness"),
+                    "file_hash": record.get("file_hash"),
+                }
+            ),
         )

@@ -94,14 +94,16 @@ def _dies(root, out, size=2):
     lost = World(1, size, store)
     waited = threading.Thread(target=lambda: (lost.fetch("run"), next(lost.claims("toy", 99))), daemon=True)
     waited.start()
+    reply = model.reply
 
     def wait(question, sample):
         waited.join()
-        return _model().reply(question, sample)
+        return reply(question, sample)
 
+    model.reply = wait
     with pytest.raises(HarnessError) as raised:
-        _run(root, Fake(wait), out, world=World(0, size, store, patience=0.3))
-    assert model.asked == []
+        _run(root, model, out, world=World(0, size, store, patience=0.3))
+    assert IMAGES - 2 <= len(model.asked) < IMAGES
     return str(raised.value)
 
 
@@ -116,8 +118,8 @@ def test_a_process_that_dies_leaves_a_gap_that_any_number_fills(root, size):
         rescore(root / "run")
     models, _ = _together(root, size, "run")
     assert 0 < sum(len(model.asked) for model in models) <= 2  # the lost block alone
-    _run(root, Fake(_model().reply), "whole")
-    assert _bytes(root, "run")[1] == _bytes(root, "whole")[1]
+    _run(root, _model(), "whole")
+    assert _bytes(root, "run") == _bytes(root, "whole")
 
 
 def test_a_process_that_says_it_has_finished_is_not_believed(root, monkeypatch):
@@ -130,16 +132,16 @@ def test_a_process_that_says_it_has_finished_is_not_believed(root, monkeypatch):
 
 
 def test_an_error_in_one_process_ends_all_in_one_line(root):
-    store, worlds = LocalStore(), []
+    store = LocalStore()
 
     def rank(number):
         def reply(question, sample):
             time.sleep(0.01)
-            if number == 1 and len(sample.image_id) > 0:
+            if number == 1:
                 return Prediction("other")
             return truth(question, sample)
 
-        worlds.append(world := World(number, 2, store, patience=5))
+        world = World(number, 2, store, patience=5)
         try:
             _run(root, Fake(reply), world=world)
         except HarnessError as error:
@@ -185,8 +187,8 @@ def test_only_rank_0_shows_a_bar_and_a_warning(root, capsys):
         list(pool.map(rank, range(3)))
     shown = capsys.readouterr().err
     assert shown.count("warning") == 1
-    assert shown.count("toy:   0%") == 1
-    assert f"{IMAGES}/{IMAGES}" in shown
+    assert shown.count("\n") == 2  # the warning's line, and one bar's
+    assert shown.count(f"{IMAGES}/{IMAGES}") == 1
 
 
 def test_claims_are_each_given_once():
@@ -326,13 +328,13 @@ def test_the_bundled_model_gives_the_same_with_1_2_and_4_processes(tmp_path, mon
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     for processes in (1, 2, 4):
         code = main(
-            ["run", "--model", "groma-tiny", "--benchmarks", "shapes-rec,shapes-grounding,shapes-caption",
+            ["run", "--model", "groma-tiny", "--benchmarks", "shapes-rec,shapes-ground,shapes-caption",
              "--out", str(tmp_path / str(processes)), "--data-root", str(tmp_path / "data"), "--batch-size", "2",
              "--annotations", str(folder / "annotations"), "--processes", str(processes), "--no-progress"]
         )  # fmt: skip
         assert code == 0
     files = ["metrics.json"] + [
-        f"shapes-{task}/{name}.jsonl" for task in ("rec", "grounding", "caption") for name in ("samples", "images")
+        f"shapes-{task}/{name}.jsonl" for task in ("rec", "ground", "caption") for name in ("samples", "images")
     ]
     for name in files:
         first = (tmp_path / "1" / name).read_bytes()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from hypothesis import given
@@ -253,3 +255,14 @@ def test_half_precision_heads_are_widened_once_an_answer(monkeypatch):
     hidden = torch.randn(3, groma.config.llm_config.hidden_size).bfloat16()
     weight = torch.cat([groma.model.llm.lm_head.weight, groma.model.new_token_head.weight])
     assert torch.allclose(groma.model.logits(hidden), (hidden.double() @ weight.double().T).float(), atol=1e-5)
+
+
+@pytest.mark.parametrize("implementation", ["groma", "sdpa"])
+def test_threads_may_ask_one_model(groma, monkeypatch, implementation):
+    """Behind prefixes another implementation of attention gives way to this package's for as long as a pass takes."""
+    expected = ask(groma, 1)
+    monkeypatch.setattr(groma.config.llm_config, "_attn_implementation", implementation)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: ask(groma, 1), range(8)):
+            same(found, expected)
+    assert groma.config.llm_config._attn_implementation == implementation
