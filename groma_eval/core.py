@@ -7,7 +7,7 @@ float ``xyxy`` tuples, normalised to [0, 1] of the original image, everywhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -20,7 +20,7 @@ class HarnessError(Exception):
     """Bad input or a bad call: one clear line (what is wrong, where, the mend). Commands print it and exit 2."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Question:
     """One thing asked about an image.
 
@@ -48,18 +48,22 @@ class Question:
     group: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Sample:
-    """An image with its questions. ``image`` may be None where no picture is needed (sizes in pixels)."""
+    """An image with its questions. ``image`` may be None where no picture is needed (sizes in pixels).
+
+    ``loaded`` is what the adapter's own loader made of the picture (:class:`LoadsPictures`), None where it did not run.
+    """
 
     image_id: str
     image: Path | None
     width: int
     height: int
     questions: tuple[Question, ...]
+    loaded: Any = field(default=None, compare=False, repr=False)
 
 
-@dataclass
+@dataclass(slots=True)
 class Prediction:
     """A model's answer to one question.
 
@@ -181,12 +185,35 @@ class Model(Protocol):
     ) -> Iterator[ImageAnswer]: ...
 
 
-@dataclass
+@runtime_checkable
+class LoadsPictures(Protocol):
+    """What an adapter may have besides: pictures that are read ahead of it, in worker processes.
+
+    ``loader`` gives a function that can be pickled (one of a module, or a ``functools.partial`` of one). It makes of a
+    sample what ``answer`` needs of its picture, best as a PIL image or an array, and ``answer`` finds that in
+    ``sample.loaded``. Where the function raised, or nothing is read ahead, ``loaded`` is None: ``answer`` then opens
+    the picture itself, and reports what is wrong with it.
+    """
+
+    def loader(self, decoding: Decoding) -> Callable[[Sample], Any]: ...
+
+
+@runtime_checkable
+class CountsTokens(Protocol):
+    """What an adapter may have besides: how many tokens an image with its questions takes.
+
+    ``--batch-size auto`` fills its batches by it; without it they are estimated from the length of the texts.
+    """
+
+    def cost(self, sample: Sample) -> int: ...
+
+
+@dataclass(slots=True)
 class SampleScore:
     """Per-question scores: ``values`` are what metrics are averaged from (``{"acc@0.5": 1.0, "iou": 0.83}``)."""
 
     question_id: str
-    values: dict[str, float | int | bool | None]
+    values: Mapping[str, float | int | bool | None]
 
 
 @dataclass

@@ -1,38 +1,34 @@
 """The run loop: benchmarks in, an answered, scored and stored run out.
 
-Perceive once, ask many: a model is handed batches of images, each with all its questions. Batches are cut from the
-benchmark's images in file order, and a batch is the unit of continuing: one that is not wholly stored is answered
-again, so that a run that was killed and continued is the same to the byte as one that was not.
+Perceive once, ask many: a model is handed batches of images, each with all its questions (:mod:`groma_eval.answering`).
+Blocks of images are cut in file order (:mod:`groma_eval.batching`), shared among the processes
+(:mod:`groma_eval.sharding`), and are the unit of continuing: one that is not wholly stored is answered again, so that a
+run that was killed and continued is the same to the byte as one that was not.
 """
 
 from __future__ import annotations
 
-import math
+import contextlib
+import io
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from groma_eval import provenance
+from groma_eval.answering import answer_blocks
+from groma_eval.batching import check_batch_size, cost_of, cut
 from groma_eval.cards import Card, select
-from groma_eval.core import HarnessError, ImageAnswer, Model, Prediction, Sample, TaskResult
+from groma_eval.core import HarnessError, Model, Sample, TaskResult
 from groma_eval.jobs import Job, default_data_root, load_model, places, prepare_job
 from groma_eval.judge.reviews import judged_fields, stored_scores
-from groma_eval.store import (
-    BenchmarkStore,
-    Record,
-    make_record,
-    predictions_of,
-    read_store_json,
-    regions_of,
-    rounded,
-    write_json,
-)
+from groma_eval.prefetch import default_workers
+from groma_eval.sharding import World
+from groma_eval.store import BenchmarkStore, predictions_of, read_store_json, rounded, write_json
+from groma_eval.stored_records import Record, Records
 from groma_eval.tasks import TASKS
-
-AUTO_BATCH = 16
 
 
 @dataclass(frozen=True)
@@ -52,6 +48,7 @@ def evaluate(
     protocol: str | None = None,
     limit: int | None = None,
     batch_size: int | str = 8,
+    workers: int | None = 0,
     device: str | None = None,
     dtype: str | None = None,
     seed: int = 0,
@@ -63,6 +60,7 @@ def evaluate(
     benchmarks_dir: str | Path | None = None,
     progress: bool = True,
     command: Sequence[str] | None = None,
+    world: World | None = None,
 ) -> RunResult:
     """Evaluate a model on benchmarks and store the run in ``out``; a repeat continues what was not finished.
 
@@ -72,7 +70,11 @@ def evaluate(
         out: the run's folder. It may hold an earlier run of the same model and settings, finished or not.
         protocol: which of the cards' protocols; None: each card's default.
         limit: only the first so many images of each benchmark.
-        batch_size: images a batch, or ``"auto"``: 16, halved whenever memory runs out.
+        batch_size: images a batch, or ``"auto"``: batches filled by tokens, at first as many as 16 average images
+            have, doubled while that pays and halved when memory runs out. Which images meet in a batch then depends on
+            time, so repeats agree within rounding, but not to the byte.
+        workers: processes that read pictures ahead, where the adapter can; None: by the machine. Workers import the
+            script that calls this, which must therefore be guarded by ``if __name__ == "__main__"``.
         device, dtype, model_args: passed on when ``model`` is a name.
         seed: of whatever is drawn at random.
         data_root: folder that the cards' paths are relative to; None: ``GROMA_DATA``, else ``./data``.
@@ -82,46 +84,75 @@ def evaluate(
         benchmarks_dir: a folder of further cards.
         progress: show a progress bar on stderr.
         command: what is recorded as the command; None: the process's.
+        world: the processes that share the run (:func:`groma_eval.sharding.join`); None: this one alone. All but rank 0
+            return no metrics.
 
     Raises:
         HarnessError: bad data, unknown names, a model that cannot answer the benchmark, or another run in ``out``.
     """
+    world = world or World()
     cards = select(benchmarks, benchmarks_dir)
     if limit is not None and limit < 1:
         raise HarnessError(f"--limit {limit}: must be at least 1")
-    size = _batch_size(batch_size)
+    if workers is not None and workers < 0:
+        raise HarnessError(f"--workers {workers}: must be 0 or more")
+    size = check_batch_size(batch_size)
     root = default_data_root(data_root)
     options = {"protocol": protocol, "limit": limit, "seed": seed, "gen_args": dict(gen_args or {})}
     jobs = []
     for card in cards:
-        loaded = load_model(model, card, root, device, dtype, model_args)
+        loaded = load_model(model, card, root, world.device(device, model_args or {}), dtype, model_args)
         where = places(card, root, annotations, images, several=len(cards) > 1)
         jobs.append(prepare_job(card, loaded, root, where, annotations is not None, options))
     folder = Path(out)
     key = {"checkpoint_hash": jobs[0].model.info.checkpoint_hash, "model_args": dict(model_args or {})}
     key = {"model": jobs[0].model.info.name, **key, "dtype": dtype, "seed": seed}
-    manifest = _open_run(folder, key, jobs, list(command or sys.argv))
+    stores = {job.card.name: BenchmarkStore(folder / job.card.name) for job in jobs}
+    blocks = {job.card.name: cut(job.samples, size, cost_of(job.model)) for job in jobs}
+    if world.rank == 0:
+        manifest = _open_run(folder, key, jobs, list(command or sys.argv), world.size)
+        plans = {job.card.name: _plan(job, stores[job.card.name].load(), blocks[job.card.name]) for job in jobs}
+        world.publish("run", {"same": _same(key, jobs, batch_size), "plans": plans})
+    else:
+        run = world.fetch("run")
+        if run["same"] != _same(key, jobs, batch_size):
+            raise HarnessError("this process has another model, other data or other settings than process 0")
+        plans = run["plans"]
     metrics = read_store_json(folder / "metrics.json") if (folder / "metrics.json").is_file() else {}
     for job in jobs:
         started = time.perf_counter()
-        store = BenchmarkStore(folder / job.card.name)
-        records, asked = _answer(job, store, size, batch_size == "auto", progress)
+        store = stores[job.card.name]
+        todo = [blocks[job.card.name][number] for number in plans[job.card.name]]
+        ahead = default_workers(job.model, world.local_size) if workers is None else workers
+        _answer(job, store, todo, size is None, world, ahead, progress)
+        if world.rank:
+            continue
         answered = time.perf_counter()
+        records = _stored(job, store)
         result = _score(job.card.task, job.samples, records, job.protocol.rules, store.folder)
         store.finish(job.samples, records, {score.question_id: score for score in result.scores})
+        records.close()
         metrics[job.card.name] = _summary(result)
         write_json(folder / "metrics.json", metrics)
-        if asked or job.card.name not in manifest["timings"]:
+        if todo or job.card.name not in manifest["timings"]:
             manifest["timings"][job.card.name] = {
                 "answering_s": round(answered - started, 3),
                 "scoring_s": round(time.perf_counter() - answered, 3),
-                "images_answered": asked,
+                "images_answered": sum(map(len, todo)),
             }
         manifest["benchmarks"][job.card.name]["finished"] = True
         write_json(folder / "manifest.json", manifest)
+    if world.rank:
+        return RunResult({}, folder, 0)
     chosen = {job.card.name: metrics[job.card.name] for job in jobs}
     bad = any(m["counts"]["failed"] or m["counts"]["missing"] for m in chosen.values())
     return RunResult(chosen, folder, int(bad))
+
+
+def _same(key: Mapping[str, Any], jobs: Sequence[Job], batch_size: int | str) -> str:
+    """What all processes of a run must have in common."""
+    images = {job.card.name: [sample.image_id for sample in job.samples] for job in jobs}
+    return provenance.short_hash([key, [job.key for job in jobs], images, batch_size])
 
 
 def rescore(folder: str | Path, benchmarks: Iterable[str] | None = None) -> dict[str, dict[str, Any]]:
@@ -149,15 +180,9 @@ def rescore(folder: str | Path, benchmarks: Iterable[str] | None = None) -> dict
     return {name: metrics[name] for name in names}
 
 
-def _batch_size(given: int | str) -> int:
-    if given == "auto":
-        return AUTO_BATCH
-    if not isinstance(given, int) or given < 1:
-        raise HarnessError(f"--batch-size {given}: must be a whole number above 0, or auto")
-    return given
-
-
-def _open_run(folder: Path, key: Mapping[str, Any], jobs: Sequence[Job], command: list[str]) -> dict[str, Any]:
+def _open_run(
+    folder: Path, key: Mapping[str, Any], jobs: Sequence[Job], command: list[str], processes: int
+) -> dict[str, Any]:
     if folder.exists() and not folder.is_dir():
         raise HarnessError(f"--out {folder} is a file; give a folder")
     manifest: dict[str, Any] = {"benchmarks": {}, "timings": {}}
@@ -197,149 +222,99 @@ def _open_run(folder: Path, key: Mapping[str, Any], jobs: Sequence[Job], command
         "command": command,
         "versions": provenance.versions(),
         "hardware": provenance.hardware(),
+        "processes": processes,
         "timings": manifest["timings"],
     }
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise HarnessError(f"--out {folder}: cannot be made ({error.strerror})") from None
     write_json(path, manifest)
     return manifest
 
 
-def _answer(job: Job, store: BenchmarkStore, size: int, auto: bool, progress: bool) -> tuple[dict[str, Record], int]:
-    """Records by image id, with the number of images answered now."""
-    from tqdm import tqdm
-
-    stored = store.load()
-    hashes = _hashes(job)
-    batches = [job.samples[i : i + size] for i in range(0, len(job.samples), size)]
-    todo = [b for b in batches if not all(_is_answered(s, stored.get(s.image_id), hashes) for s in b)]
-    asked = sum(map(len, todo))
-    if todo and hasattr(job.model, "prepare"):
-        job.model.prepare(job.samples)
-    limit = size
-    with tqdm(
-        total=len(job.samples),
-        initial=len(job.samples) - asked,
-        desc=job.card.name,
-        unit="image",
-        file=sys.stderr,
-        disable=not progress,
-    ) as bar:
-        try:
-            while todo:
-                batch = todo.pop(0)
-                if len(batch) > limit:
-                    todo[:0] = [batch[i : i + limit] for i in range(0, len(batch), limit)]
-                    continue
-                try:
-                    answers = _ask_safely(job, batch)
-                except Exception as error:
-                    if not _out_of_memory(error):
-                        raise
-                    if not auto or len(batch) == 1:
-                        raise HarnessError(
-                            f"out of memory at {len(batch)} image(s) a batch; repeat with a smaller --batch-size "
-                            "(or auto): what is answered is kept"
-                        ) from None
-                    limit = max(1, len(batch) // 2)
-                    todo.insert(0, batch)
-                    continue
-                records = [make_record(answer, hashes.get(answer.image_id)) for answer in answers]
-                store.append(records)
-                stored.update((record["image_id"], record) for record in records)
-                bar.update(len(batch))
-        finally:
-            store.close()
-    return {sample.image_id: stored[sample.image_id] for sample in job.samples}, asked
+def _plan(job: Job, stored: Mapping[str, Record], blocks: Sequence[Sequence[Sample]]) -> list[int]:
+    """Which blocks are to be answered: those that are not wholly stored."""
+    return [
+        number
+        for number, block in enumerate(blocks)
+        if not all(_is_answered(sample, stored.get(sample.image_id), job.model.info.needs_images) for sample in block)
+    ]
 
 
-def _hashes(job: Job) -> dict[str, str | None]:
-    if not job.model.info.needs_images:
-        return {}
-    return {s.image_id: provenance.file_hash(s.image) for s in job.samples if s.image is not None}
-
-
-def _is_answered(sample: Sample, record: Record | None, hashes: Mapping[str, str | None]) -> bool:
+def _is_answered(sample: Sample, record: Record | None, needs_images: bool) -> bool:
     """Whether a stored record still stands: same picture, every question there, none failed."""
-    if record is None or record["file_hash"] != hashes.get(sample.image_id):
+    if record is None:
+        return False
+    known = sample.image is not None and needs_images
+    if record["file_hash"] != (provenance.file_hash(sample.image) if known else None):
         return False
     answers = record["answers"]
     return all(q.id in answers and answers[q.id]["status"] not in ("failed", "missing") for q in sample.questions)
 
 
-def _ask_safely(job: Job, batch: Sequence[Sample]) -> list[ImageAnswer]:
-    """:func:`_ask`; where an adapter raises at an unreadable picture, its image alone fails."""
-    try:
-        return _ask(job, batch)
-    except OSError as error:
-        if len(batch) > 1:
-            return [answer for sample in batch for answer in _ask_safely(job, [sample])]
-        return [_complete(batch[0], ImageAnswer(batch[0].image_id, [], error=str(error)), job.model.info.name)]
+def _answer(
+    job: Job,
+    store: BenchmarkStore,
+    todo: Sequence[Sequence[Sample]],
+    auto: bool,
+    world: World,
+    workers: int,
+    progress: bool,
+) -> None:
+    """This process's share of the blocks ``todo``; rank 0 waits until all are stored."""
+    from tqdm import tqdm
+
+    name = job.card.name
+    before = len(job.samples) - sum(map(len, todo))
+    if todo and hasattr(job.model, "prepare"):
+        # What an adapter has to say of the benchmark is said by one process.
+        with contextlib.nullcontext() if world.rank == 0 else contextlib.redirect_stderr(io.StringIO()):
+            job.model.prepare(job.samples)
+    with tqdm(
+        total=len(job.samples),
+        initial=before,
+        desc=name,
+        unit="image",
+        file=sys.stderr,
+        disable=not progress or world.rank > 0,
+    ) as bar:
+
+        def show(images: int = 0) -> int:
+            count = world.count(f"{name}/images", images)
+            bar.update(before + count - bar.n)
+            return count
+
+        def warn(kind: str, text: str) -> None:
+            if world.first(f"warned/{kind}"):
+                tqdm.write(f"groma-eval: warning: {text}", file=sys.stderr)
+
+        mine = (todo[number] for number in world.claims(name, len(todo)))
+        answer_blocks(job, store, mine, auto=auto, workers=workers, stored=show, warn=warn)
+        world.finish(name)
+        if world.rank == 0:
+            world.wait_for_all(name, show)
 
 
-def _ask(job: Job, batch: Sequence[Sample]) -> list[ImageAnswer]:
-    """One answer an image, in the batch's order, holding exactly the image's questions."""
-    wanted = {sample.image_id: sample for sample in batch}
-    given: dict[str, ImageAnswer] = {}
-    for answer in job.model.answer(batch, job.decoding, job.protocol.prompts, job.protocol_name):
-        if answer.image_id not in wanted or answer.image_id in given:
-            raise HarnessError(
-                f"model {job.model.info.name} answered image '{answer.image_id}' "
-                + ("twice" if answer.image_id in given else "that was not in the batch")
-            )
-        given[answer.image_id] = answer
-    return [_complete(sample, given.get(sample.image_id), job.model.info.name) for sample in batch]
-
-
-def _complete(sample: Sample, answer: ImageAnswer | None, model: str) -> ImageAnswer:
-    answer = answer or ImageAnswer(sample.image_id, [])
-    by_id = {prediction.question_id: prediction for prediction in answer.predictions}
-    unknown = by_id.keys() - {question.id for question in sample.questions}
-    if unknown or len(by_id) < len(answer.predictions):
-        what = f"unknown question '{min(unknown)}'" if unknown else "a question twice"
-        raise HarnessError(f"model {model} answered {what} for image '{sample.image_id}'")
-    status = "failed" if answer.error else "missing"
-    answer.predictions = [
-        _checked(question.kind, by_id.get(question.id) or Prediction(question.id, status=status, error=answer.error))
-        for question in sample.questions
-    ]
-    return answer
-
-
-def _checked(kind: str, prediction: Prediction) -> Prediction:
-    """The prediction, marked unparsed where it has no usable box for a question that asks for one."""
-    if prediction.status != "ok":
-        return prediction
-    confidences = prediction.confidences
-    problem = None
-    if not all(math.isfinite(value) for box in prediction.boxes for value in box):
-        problem = "a box is not finite"
-    elif confidences is not None and len(confidences) != len(prediction.boxes):
-        problem = f"{len(prediction.boxes)} boxes with {len(confidences)} confidences"
-    elif confidences is not None and not all(map(math.isfinite, confidences)):
-        problem = "a confidence is not finite"
-    elif kind == "ground_one" and not prediction.boxes:
-        return replace(prediction, status="unparsed")
-    if problem:
-        return replace(prediction, status="unparsed", error=problem, boxes=[], confidences=None, phrases=[])
-    return prediction
-
-
-def _out_of_memory(error: BaseException) -> bool:
-    torch = sys.modules.get("torch")
-    if torch is None or not isinstance(error, torch.OutOfMemoryError):
-        return isinstance(error, MemoryError)
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-    return True
+def _stored(job: Job, store: BenchmarkStore) -> Records:
+    """What is on the disk of a benchmark that should be complete; HarnessError where it is not."""
+    records = store.load()
+    lacking = sum(sample.image_id not in records for sample in job.samples)
+    if lacking:
+        raise HarnessError(
+            f"{store.folder}: {lacking} of {len(job.samples)} images were not stored, a process must have ended early: "
+            "the run is not complete; repeat the command to continue"
+        )
+    return records
 
 
 def _score(
-    task: str, samples: Sequence[Sample], records: Mapping[str, Record], rules: Mapping[str, Any], folder: Path
+    task: str, samples: Sequence[Sample], records: Records, rules: Mapping[str, Any], folder: Path
 ) -> TaskResult:
     predictions = predictions_of(records.values())
     # What a judge said of the answers is stored beside them.
     judged = {"reviews": stored_scores(folder, samples, predictions)} if rules.get("match") == "judge" else {}
-    return TASKS[task](samples, predictions, regions_of(records.values()), rules, **judged)
+    return TASKS[task](samples, predictions, records.regions(), rules, **judged)
 
 
 def _summary(result: TaskResult) -> dict[str, Any]:

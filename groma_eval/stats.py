@@ -8,7 +8,7 @@ import numpy as np
 
 from groma_eval.core import HarnessError
 
-_CHUNK = 4_000_000  # counts drawn at once: bounds memory for tens of thousands of clusters
+_CHUNK = 200_000  # counts drawn at once: bounds memory for tens of thousands of clusters
 
 
 def _cluster_sums(columns: Sequence[Sequence[float]], clusters: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:

@@ -1,28 +1,31 @@
 """The results store: crash-safe while a run is on, sufficient afterwards for every report and new metric.
 
 While a benchmark runs, each finished batch is appended to ``BENCHMARK/parts/NNN.jsonl`` (one line an image), flushed to
-disk. At the end the parts become ``samples.jsonl`` (one line a question) and ``images.jsonl`` (one line an image), both
-in file order, each written beside and renamed. A later run reads whatever of the two it finds and continues.
+disk; every process of a run has a part of its own. At the end the parts become ``samples.jsonl`` (one line a question)
+and ``images.jsonl`` (one line an image), both in file order, each written beside and renamed. A later run reads
+whatever of the two it finds and continues.
+
+What is stored is read image by image when it is asked for (:mod:`groma_eval.stored_records`).
 
 Boxes are stored to 12 digits, so that an IoU that ties with a threshold still does, other floats to 6.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 from groma_eval.core import HarnessError, ImageAnswer, Prediction, Question, Sample, SampleScore
+from groma_eval.stored_records import ANSWER_FIELDS, Place, Record, Records, read_lines
 from groma_eval.tasks.common import Regions
 
 _BOX_DIGITS, _DIGITS = 12, 6
-_ANSWER_FIELDS = ("prompt", "raw", "answer", "boxes", "confidences", "phrases", "status", "error")
-
-Record = dict[str, Any]  # one image: image_id, file_hash, answers {question id: fields}, proposals, objectness
 
 
 def rounded(value: Any, digits: int = _DIGITS) -> Any:
@@ -30,7 +33,7 @@ def rounded(value: Any, digits: int = _DIGITS) -> Any:
     if isinstance(value, float):
         return round(value, digits) + 0.0
     if isinstance(value, (list, tuple)):
-        return [rounded(item, digits) for item in value]
+        return [round(item, digits) + 0.0 if type(item) is float else rounded(item, digits) for item in value]
     if isinstance(value, Mapping):
         return {key: rounded(item, digits) for key, item in value.items()}
     return value
@@ -85,7 +88,7 @@ def regions_of(records: Iterable[Record]) -> dict[str, Regions]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write ``content`` as indented JSON, replacing ``path`` in one step."""
-    _replace(path, [json.dumps(content, indent=1) + "\n"])
+    _replace([path], [(0, json.dumps(content, indent=1) + "\n")])
 
 
 def read_store_json(path: Path) -> Any:
@@ -102,30 +105,35 @@ def _line(content: Mapping[str, Any]) -> str:
     return json.dumps(content) + "\n"  # ASCII: a model may emit text that is no valid Unicode
 
 
-def _replace(path: Path, lines: Iterable[str]) -> None:
-    beside = path.with_name(path.name + ".tmp")
-    with beside.open("w", encoding="utf-8") as file:
-        file.writelines(lines)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+def _unwritable(path: Path, error: OSError) -> HarnessError:
+    return HarnessError(
+        f"{path}: cannot be written ({error.strerror or error}); mend that and repeat the command: what is stored is "
+        "kept"
+    )
 
 
-def _lines(path: Path, torn_end: bool = False) -> Iterator[dict[str, Any]]:
-    """Objects of a JSONL file; with ``torn_end`` an unfinished last line (the process was killed) is left out."""
-    if not path.is_file():
-        return
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for number, line in enumerate(file, 1):
-            if torn_end and not line.endswith("\n"):
-                return
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise HarnessError(
-                    f"{path}: line {number}, column {error.colno}: not JSON ({error.msg}); remove the file's folder "
-                    "and run again"
-                ) from None
+def _replace(paths: Sequence[Path], lines: Iterable[tuple[int, str]]) -> None:
+    """Write lines, each with the number of its file, beside the files and rename.
+
+    Where that fails the files stay as they were and nothing is left beside them.
+    """
+    besides = [path.with_name(path.name + ".tmp") for path in paths]
+    number = 0
+    try:
+        with contextlib.ExitStack() as stack:
+            files = [stack.enter_context(beside.open("w", encoding="utf-8")) for beside in besides]
+            for number, line in lines:
+                files[number].write(line)
+            for number, file in enumerate(files):  # noqa: B007
+                file.flush()
+                os.fsync(file.fileno())
+        for beside, path in zip(besides, paths, strict=True):
+            os.replace(beside, path)
+    except OSError as error:
+        for beside in besides:
+            with contextlib.suppress(OSError):
+                beside.unlink()
+        raise _unwritable(paths[number], error) from None
 
 
 class BenchmarkStore:
@@ -134,36 +142,73 @@ class BenchmarkStore:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.parts = folder / "parts"
-        self._part: Any = None
+        self._part: FileIO | None = None
+        self._own: dict[Path, list[tuple[str, Place]]] = {}  # what this process wrote, by part
 
-    def load(self) -> dict[str, Record]:
+    def load(self) -> Records:
         """Everything stored so far, by image id: the merged files, then the parts in order (later lines count)."""
-        records: dict[str, Record] = {}
-        for row in _lines(self.folder / "images.jsonl"):
-            records[row["image_id"]] = {
-                "image_id": row["image_id"],
-                "file_hash": row["file_hash"],
-                "answers": {},
-                "proposals": row["proposals"],
-                "objectness": row["objectness"],
-            }
-        for row in _lines(self.folder / "samples.jsonl"):
-            if row["image_id"] in records:
-                records[row["image_id"]]["answers"][row["id"]] = {key: row[key] for key in _ANSWER_FIELDS}
+        images, samples = self.folder / "images.jsonl", self.folder / "samples.jsonl"
+        places: dict[str, Place] = {}
+        rows: dict[str, list[int]] = {}
+        for start, row in read_lines(images):
+            questions = rows.setdefault(row["image_id"], [])
+            places[row["image_id"]] = Place(images, start, row["proposals"] is not None, questions)
+        for start, row in read_lines(samples):
+            if row["image_id"] in rows:
+                rows[row["image_id"]].append(start)
         for part in sorted(self.parts.glob("*.jsonl")):
-            records.update((record["image_id"], record) for record in _lines(part, torn_end=True))
-        return records
+            if part in self._own:
+                places.update(self._own[part])
+                continue
+            for start, row in read_lines(part, torn_end=True):
+                places[row["image_id"]] = Place(part, start, row["proposals"] is not None, None)
+        return Records(places, samples)
 
     def append(self, records: Iterable[Record]) -> None:
-        """Add a batch to this process's part file and make sure it is on disk."""
-        if self._part is None:
-            self.parts.mkdir(parents=True, exist_ok=True)
-            # A new file each time: a killed process may have left the last line of its own unfinished.
-            path = self.parts / f"{len(list(self.parts.glob('*.jsonl'))):05d}.jsonl"
-            self._part = path.open("x", encoding="utf-8")
-        self._part.writelines(map(_line, records))
-        self._part.flush()
-        os.fsync(self._part.fileno())
+        """Add a batch to this process's part file and make sure it is on disk; a batch is stored whole or not at all.
+
+        Raises:
+            HarnessError: the disk is full or refuses; the part holds what it held before.
+        """
+        records = list(records)
+        lines = [_line(record).encode() for record in records]
+        content = b"".join(lines)
+        try:
+            if self._part is None:
+                self._part = self._new_part()
+            end = self._part.tell()
+            try:
+                while content:  # a full disk may take a piece of it before it refuses
+                    content = content[self._part.write(content) :]
+                os.fsync(self._part.fileno())
+            except OSError:
+                self._forget(end)
+                raise
+        except OSError as error:
+            raise _unwritable(self.parts, error) from None
+        part = Path(self._part.name)
+        for record, line in zip(records, lines):
+            place = Place(part, end, record["proposals"] is not None, None)
+            self._own.setdefault(part, []).append((record["image_id"], place))
+            end += len(line)
+
+    def _new_part(self) -> FileIO:
+        # A new file each time: a killed process may have left the last line of its own unfinished.
+        self.parts.mkdir(parents=True, exist_ok=True)
+        number = len(list(self.parts.glob("*.jsonl")))
+        while True:
+            try:
+                return (self.parts / f"{number:05d}.jsonl").open("xb", buffering=0)
+            except FileExistsError:  # another process of the run was first
+                number += 1
+
+    def _forget(self, end: int) -> None:
+        """Cut the part back to what it held, as far as the disk lets us; a torn last line is left out when read."""
+        part, self._part = self._part, None
+        with contextlib.suppress(OSError):
+            part.truncate(end)
+        with contextlib.suppress(OSError):
+            part.close()
 
     def close(self) -> None:
         """Close the part file, if one is open."""
@@ -176,10 +221,14 @@ class BenchmarkStore:
     ) -> None:
         """Write the merged files in the samples' order and drop the parts."""
         self.close()
-        self.folder.mkdir(parents=True, exist_ok=True)
-        _replace(self.folder / "samples.jsonl", _sample_lines(samples, records, scores))
-        _replace(self.folder / "images.jsonl", _image_lines(samples, records))
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise _unwritable(self.folder, error) from None
+        files = [self.folder / "samples.jsonl", self.folder / "images.jsonl"]
+        _replace(files, _merged(samples, records, scores))
         shutil.rmtree(self.parts, ignore_errors=True)
+        self._own.clear()
 
     def finished(self) -> bool:
         """Whether the merged files are there and no part waits to be merged."""
@@ -192,7 +241,7 @@ class BenchmarkStore:
     def samples(self) -> list[Sample]:
         """The samples of a finished benchmark with their targets, without the data it was made from."""
         questions: dict[str, list[Question]] = {}
-        for row in _lines(self.folder / "samples.jsonl"):
+        for _, row in read_lines(self.folder / "samples.jsonl"):
             questions.setdefault(row["image_id"], []).append(
                 Question(
                     row["id"], row["kind"], text=row["text"], box=row["box"], target=row["target"], group=row["group"]
@@ -206,48 +255,51 @@ class BenchmarkStore:
                 row["height"],
                 tuple(questions.get(row["image_id"], ())),
             )
-            for row in _lines(self.folder / "images.jsonl")
+            for _, row in read_lines(self.folder / "images.jsonl")
         ]
 
 
-def _sample_lines(
+def _merged(
     samples: Sequence[Sample], records: Mapping[str, Record], scores: Mapping[str, SampleScore]
-) -> Iterator[str]:
+) -> Iterator[tuple[int, str]]:
+    """Lines of the questions' file (0) and the images' (1), both in the samples' order."""
     missing = Prediction("", status="missing")
     empty = make_record(ImageAnswer("", [missing]), None)["answers"][""]
     for sample in samples:
-        answers = records[sample.image_id]["answers"] if sample.image_id in records else {}
+        record = records.get(sample.image_id) or {}
+        answers = record.get("answers", {})
         for question in sample.questions:
             given = answers.get(question.id, empty)
             score = scores.get(question.id)
-            yield _line(
-                {
-                    "id": question.id,
-                    "image_id": sample.image_id,
-                    "kind": question.kind,
-                    "text": question.text,
-                    "box": question.box,
-                    "group": question.group,
-                    **{key: given[key] for key in _ANSWER_FIELDS[:6]},
-                    "target": question.target,
-                    "scores": rounded(score.values) if score else {},
-                    "status": given["status"],
-                    "error": given["error"],
-                }
+            yield (
+                0,
+                _line(
+                    {
+                        "id": question.id,
+                        "image_id": sample.image_id,
+                        "kind": question.kind,
+                        "text": question.text,
+                        "box": question.box,
+                        "group": question.group,
+                        **{key: given[key] for key in ANSWER_FIELDS[:6]},
+                        "target": question.target,
+                        "scores": rounded(score.values) if score else {},
+                        "status": given["status"],
+                        "error": given["error"],
+                    }
+                ),
             )
-
-
-def _image_lines(samples: Sequence[Sample], records: Mapping[str, Record]) -> Iterator[str]:
-    for sample in samples:
-        record = records.get(sample.image_id, {})
-        yield _line(
-            {
-                "image_id": sample.image_id,
-                "path": str(sample.image) if sample.image else None,
-                "width": sample.width,
-                "height": sample.height,
-                "proposals": record.get("proposals"),
-                "objectness": record.get("objectness"),
-                "file_hash": record.get("file_hash"),
-            }
+        yield (
+            1,
+            _line(
+                {
+                    "image_id": sample.image_id,
+                    "path": str(sample.image) if sample.image else None,
+                    "width": sample.width,
+                    "height": sample.height,
+                    "proposals": record.get("proposals"),
+                    "objectness": record.get("objectness"),
+                    "file_hash": record.get("file_hash"),
+                }
+            ),
         )

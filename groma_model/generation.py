@@ -21,18 +21,17 @@ from typing import NamedTuple
 import torch
 from PIL import Image
 from torch import Tensor
-from transformers.cache_utils import DynamicCache
 
 from groma_model.boxes import iou_matrix
 from groma_model.checkpoints import checkpoint_digest, load_checkpoint, resolve_checkpoint
 from groma_model.configuration import GromaConfig
+from groma_model.decoding import Job, decode, row_padding
 from groma_model.detection import ranked_proposals
 from groma_model.grounded_text import Box, GroundedText, parse
 from groma_model.modeling import GromaForConditionalGeneration
-from groma_model.packing import feature_indices
 from groma_model.placement import count_parameters
+from groma_model.prefixes import PASS_TOKENS, Prefix, Stem, boxed_prefixes, own_prefix, prefill
 from groma_model.processing import BOX_PLACEHOLDER, GromaProcessor, render_question
-from groma_model.regions import select_regions, shuffle
 
 
 class Exchange(NamedTuple):
@@ -48,7 +47,7 @@ class Exchange(NamedTuple):
     regions: tuple[Box, ...] = ()
 
 
-#: Most memory that the key/value caches of questions decoded together may take.
+#: Memory that the key/value caches of questions decoded together may take; see :func:`cache_room`.
 CACHE_BYTES = 2 << 30
 
 
@@ -100,7 +99,7 @@ class Scene:
     image_tokens: Tensor  # (M, H)
     region_tokens: Tensor  # (R, H)
     history: list[Exchange | tuple[str, str]] = field(default_factory=list)
-    _prefix: _Prefix | None = None
+    _stem: Stem | None = None
 
     def ground(
         self, phrases: Sequence[str], all_instances: bool = True, max_new_tokens: int = 32
@@ -141,29 +140,6 @@ class Scene:
         answer = self.groma.answer([self], [[query]], max_new_tokens)[0][0]
         self.history.append(Exchange(question, answer.raw, boxes, answer.regions))
         return answer.grounded
-
-
-@dataclass
-class _Prefix:
-    """The prefilled prefix for one list of regions: cache, image tokens (M, H), region tokens (R, H), keys (R, d)."""
-
-    length: int
-    cache: DynamicCache
-    image_tokens: Tensor
-    region_tokens: Tensor
-    pointer_keys: Tensor | None
-    boxes: list[Box]
-    user_index: list[int]
-
-
-@dataclass
-class _Job:
-    """One question: its prefix, its ids behind it, the region of each referral, and the rendered prompt."""
-
-    prefix: _Prefix
-    ids: list[int]
-    refer: list[int]
-    prompt: str
 
 
 class Groma:
@@ -251,49 +227,71 @@ class Groma:
     ) -> list[list[Answer]]:
         """Answer every question about every scene, greedily.
 
-        Questions that share their list of regions share the prefix's cache; a user's box that is not among the regions
-        makes a list of its own. All questions, of all scenes, are decoded together as far as memory allows.
+        The part of the prompt that a picture's questions share is prefilled once; a user's box that is not among the
+        regions makes a list of its own, whose questions share what comes before the regions. All questions, of all
+        scenes, are decoded together as far as memory allows. Scenes keep their prefix where all of them fit at once.
+
+        Raises:
+            ValueError: a dialogue is too long for the model, or names more boxes than are given.
         """
-        jobs: list[_Job] = []
+        jobs: list[Job] = []
         for scene, asked in zip(scenes, queries, strict=True):
-            prefixes: dict[tuple[Box, ...], _Prefix] = {}
-            for query in asked:
-                boxes = query.all_boxes()
-                if boxes not in prefixes:
-                    prefixes[boxes] = self._prefix(scene, boxes)
-                jobs.append(_Job(prefixes[boxes], *self._encode(query, prefixes[boxes])))
+            prefixes = self._prefixes(scene, [query.all_boxes() for query in asked])
+            jobs += [self._job(query, prefixes[query.all_boxes()]) for query in asked]
         answers = []
-        for chunk in self._chunks(jobs, max_new_tokens):
+        chunks = list(self._chunks(jobs, max_new_tokens))
+        for number, chunk in enumerate(chunks):
+            self._prefill(chunk)
             for job, (ids, confidences) in zip(chunk, self._decode(chunk, max_new_tokens), strict=True):
                 raw = self.processor.decode(ids).strip()
                 regions = tuple(job.prefix.boxes)
                 answers.append(Answer(raw, parse(raw, regions, confidences), job.prompt, regions))
+            if len(chunks) > 1:
+                needed = {id(job.prefix.scene) for job in chunks[number + 1]} if number + 1 < len(chunks) else set()
+                for job in chunk:
+                    if id(job.prefix.scene) not in needed:
+                        job.prefix.scene._stem = None
         remaining = iter(answers)
         return [[next(remaining) for _ in asked] for asked in queries]
 
-    def _chunks(self, jobs: list[_Job], max_new_tokens: int) -> Iterator[list[_Job]]:
-        """Questions in order, so many at a time that their caches stay within ``CACHE_BYTES``."""
+    def _chunks(self, jobs: list[Job], max_new_tokens: int) -> Iterator[list[Job]]:
+        """Questions in order, so many at a time that all caches stay within :func:`cache_room` and one pass within
+        ``PASS_TOKENS`` (a question alone may exceed them)."""
         llm = self.config.llm_config
         width = llm.num_key_value_heads * (llm.hidden_size // llm.num_attention_heads)
         position = 2 * llm.num_hidden_layers * width * torch.finfo(self.model.dtype).bits // 8
-        chunk: list[_Job] = []
-        longest = 0
+        device = self.model.device
+        room = cache_room(device) // (position * row_padding(device))
+        chunk: list[Job] = []
+        held = tokens = 0
+        scene = None
         for job in jobs:
             length = job.prefix.length + len(job.ids) + max_new_tokens
             limit = llm.max_position_embeddings
             if length > limit:
                 raise ValueError(f"the dialogue needs {length} positions, the language model has {limit}: shorten it")
-            longest = max(longest, length)
-            if chunk and (len(chunk) + 1) * longest * position > CACHE_BYTES:
+            own = len(job.block)
+            # A picture's prefix is held by the scene and once more in the cache that its questions stand in.
+            more = own + max_new_tokens + (0 if scene is job.prefix.scene else 2 * job.prefix.own.length)
+            if chunk and (held + more > room or tokens + own > PASS_TOKENS):
                 yield chunk
-                chunk, longest = [], length
+                chunk, held, tokens = [], 0, 0
+                more = own + max_new_tokens + 2 * job.prefix.own.length
             chunk.append(job)
+            held, tokens, scene = held + more, tokens + own, job.prefix.scene
         if chunk:
             yield chunk
 
     # ------------------------------------------------------------------ prompts
-    def _encode(self, query: Query, prefix: _Prefix) -> tuple[list[int], list[int], str]:
-        """Ids of a dialogue behind the prefix, the region of each referral, and the rendered question."""
+    def _prefixes(self, scene: Scene, asked: Sequence[tuple[Box, ...]]) -> dict[tuple[Box, ...], Prefix]:
+        """The prefix of each of the lists of users' boxes; that of no box is always among them."""
+        own = own_prefix(self.processor, scene)
+        lists = list(dict.fromkeys(boxes for boxes in asked if boxes))
+        boxed = boxed_prefixes(self.model, self.processor, own, lists) if lists else []
+        return {(): own} | dict(zip(lists, boxed, strict=True))
+
+    def _job(self, query: Query, prefix: Prefix) -> Job:
+        """A question behind its prefix: its dialogue's ids, the region of each referral, and the rendered question."""
         ids: list[int] = []
         refer: list[int] = []
         prompts = []
@@ -311,117 +309,32 @@ class Groma:
         rendered = render_question(query.template or native[query.kind], query.text, len(named))
         ids += self.processor.question_ids(rendered, named)
         prompts.append(self.processor.template.question(rendered))
-        return ids, refer + named, "".join(prompts)
+        return Job(prefix, ids, refer + named, "".join(prompts), query.kind in ("ground_one", "ground_all"))
 
-    # ------------------------------------------------------------------ the shared prefix
-    def _prefix(self, scene: Scene, boxes: tuple[Box, ...]) -> _Prefix:
-        if not boxes:
-            if scene._prefix is None:
-                scene._prefix = self._prefill(scene, scene.boxes, scene.region_tokens, [])
-            return scene._prefix
-        given = torch.tensor(boxes, dtype=torch.float32)
-        regions, user_index = _add_boxes(scene, given, self.config)
-        tokens = self.model.encode_regions(scene.region_maps, [regions.to(self.model.device)])[0]
-        return self._prefill(scene, regions, tokens, user_index)
+    # ------------------------------------------------------------------ prefill and decoding
+    def _prefill(self, jobs: Sequence[Job]) -> None:
+        """Give the scenes what these questions share of their prefixes."""
+        needed: dict[int, tuple[Prefix, int]] = {}
+        for job in jobs:
+            own, length = job.prefix.own, job.prefix.shared
+            needed[id(own.scene)] = (own, max(length, needed.get(id(own.scene), (own, 0))[1]))
+        missing = [(own, n) for own, n in needed.values() if own.scene._stem is None or own.scene._stem.length < n]
+        stems = prefill(self.model, self.processor, [own for own, _ in missing], [length for _, length in missing])
+        for (own, _), stem in zip(missing, stems, strict=True):
+            own.scene._stem = stem
 
-    def _prefill(self, scene: Scene, boxes: Tensor, region_tokens: Tensor, user_index: list[int]) -> _Prefix:
-        model, processor = self.model, self.processor
-        count = len(scene.image_tokens)
-        ids = processor.prefix_ids(count, len(boxes))
-        names = processor.ids
-        index = feature_indices(ids, names["<image>"], names["<region>"], names["<refer_feat>"], count)
-        features = torch.cat([scene.image_tokens, region_tokens.to(scene.image_tokens.dtype)])[None]
-        id_tensor = torch.tensor([ids], device=model.device)
-        embeddings = model.embed(id_tensor, torch.tensor([index], device=model.device), features, count)
-        cache = DynamicCache(config=self.config.llm_config)
-        length = len(ids)
-        causal = torch.ones(length, length, dtype=torch.bool, device=model.device).tril()[None, None]
-        hidden = model.run_llm(embeddings, causal, torch.arange(length, device=model.device)[None], cache)
-        keys = None
-        if model.pointer is not None:
-            at_regions = hidden[0, [t for t, token in enumerate(ids) if token == names["<region>"]]]
-            keys = model.pointer.keys(at_regions, region_tokens.to(hidden.dtype))
-        listed = [tuple(b) for b in boxes.tolist()]
-        return _Prefix(length, cache, scene.image_tokens, features[0, count:], keys, listed, user_index)
-
-    # ------------------------------------------------------------------ decoding
-    def _decode(self, jobs: Sequence[_Job], max_new_tokens: int) -> list[tuple[list[int], list[float]]]:
-        """Greedy ids (without the end) and the probability of each region token among them, for each question.
-
-        Prefixes and questions of different lengths are padded on the right; padding is never attended to and positions
-        are each question's own, so an answer does not depend on its neighbours.
-        """
-        model, processor, device = self.model, self.processor, self.model.device
-        rows, padding = len(jobs), processor.ids["[PAD]"]
-        prefix_lengths = torch.tensor([job.prefix.length for job in jobs], device=device)
-        lengths = torch.tensor([len(job.ids) for job in jobs], device=device)
-        past, longest = int(prefix_lengths.max()), int(lengths.max())
-        cache, features, keys, regions = self._stack(jobs, past)
-        count = len(jobs[0].prefix.image_tokens)
-        refer_id = processor.ids["<refer_feat>"]
-        places = [feature_indices(job.ids, -1, -1, refer_id, count, job.refer) for job in jobs]
-        ids = torch.tensor([job.ids + [padding] * (longest - len(job.ids)) for job in jobs], device=device)
-        index = torch.tensor([place + [-1] * (longest - len(place)) for place in places], device=device)
-        offsets = torch.arange(longest, device=device)
-        known = offsets < lengths[:, None]  # (rows, longest): real question tokens
-        prefix_known = torch.arange(past, device=device) < prefix_lengths[:, None]
-        causal = (offsets[None, :] <= offsets[:, None]) & known[:, None, :]
-        mask = torch.cat([prefix_known[:, None, :].expand(-1, longest, -1), causal], -1)[:, None]
-        positions = prefix_lengths[:, None] + offsets
-        hidden = model.run_llm(model.embed(ids, index, features, count), mask, positions, cache)
-        last = hidden[torch.arange(rows, device=device), lengths - 1]
-        visible = torch.cat([prefix_known, known], -1)  # (rows, past + longest)
-        running = torch.ones(rows, dtype=torch.bool, device=device)
-        chosen_ids, chosen_probabilities = [], []
-        for step in range(max_new_tokens):
-            logits = model.logits(last, keys, regions)
-            best, chosen = logits.max(-1)
-            running = running & (chosen != processor.eos_id) & (chosen != padding)
-            chosen_ids.append(torch.where(running, chosen, padding))
-            chosen_probabilities.append((best - logits.logsumexp(-1)).exp())
-            if step + 1 == max_new_tokens or not bool(running.any()):
-                break
-            chosen = chosen.unsqueeze(1)
-            visible = torch.cat([visible, visible.new_ones(rows, 1)], -1)
-            embeddings = model.embed(chosen, torch.full_like(chosen, -1), features, count)
-            position = (prefix_lengths + lengths + step)[:, None]
-            last = model.run_llm(embeddings, visible[:, None, None, :], position, cache)[:, -1]
-        table = torch.stack(chosen_ids, 1).tolist()
-        probabilities = torch.stack(chosen_probabilities, 1).tolist()
-        first = model.first_region_id
-        results = []
-        for tokens, chances in zip(table, probabilities, strict=True):
-            end = tokens.index(padding) if padding in tokens else len(tokens)
-            results.append((tokens[:end], [c for t, c in zip(tokens[:end], chances, strict=False) if t >= first]))
-        return results
-
-    def _stack(self, jobs: Sequence[_Job], past: int) -> tuple[DynamicCache, Tensor, Tensor | None, Tensor]:
-        """The prefixes of several questions as one batch, padded on the right to ``past`` positions.
-
-        Returns the cache, features (rows, M + R, H), pointer keys (rows, R, d) and the number of regions (rows,).
-        """
-        unique = list({id(job.prefix): job.prefix for job in jobs}.values())
-        place = {id(prefix): i for i, prefix in enumerate(unique)}
-        rows = torch.tensor([place[id(job.prefix)] for job in jobs], device=self.model.device)
-        cache = DynamicCache(config=self.config.llm_config)
-        for layer in range(self.config.llm_config.num_hidden_layers):
-            stored = [p.cache.layers[layer] for p in unique]
-            chosen = rows.to(stored[0].keys.device)  # a layer away from the main device keeps its cache there
-            keys = torch.cat([_pad_rows(s.keys, past) for s in stored])[chosen]
-            values = torch.cat([_pad_rows(s.values, past) for s in stored])[chosen]
-            cache.update(keys, values, layer)
-        most = max(len(p.region_tokens) for p in unique)
-        features = torch.stack([torch.cat([p.image_tokens, _pad_rows(p.region_tokens, most)]) for p in unique])[rows]
-        pointer_keys = None
-        if self.model.pointer is not None:
-            pointer_keys = torch.stack([_pad_rows(p.pointer_keys, most) for p in unique])[rows]
-        counts = torch.tensor([len(job.prefix.boxes) for job in jobs], device=self.model.device)
-        return cache, features, pointer_keys, counts
+    def _decode(self, jobs: Sequence[Job], max_new_tokens: int) -> list[tuple[list[int], list[float]]]:
+        """Greedy ids (without the end) and the probability of each region token among them, for each question."""
+        return decode(self.model, self.processor, jobs, lambda job: job.prefix.scene._stem, max_new_tokens)
 
 
-def _pad_rows(tensor: Tensor, length: int) -> Tensor:
-    """Zeros behind the second last dimension up to ``length``."""
-    return torch.nn.functional.pad(tensor, (0, 0, 0, length - tensor.shape[-2]))
+def cache_room(device: torch.device) -> int:
+    """Bytes that the key/value caches of questions decoded together may take: ``CACHE_BYTES``, or half of what a CUDA
+    device has free where that is more."""
+    if device.type != "cuda":
+        return CACHE_BYTES
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return max(CACHE_BYTES, (torch.cuda.mem_get_info(device)[0] + unused) // 2)
 
 
 def _renumber(exchange: Exchange, regions: Sequence[Box]) -> str:
@@ -436,11 +349,3 @@ def _renumber(exchange: Exchange, regions: Sequence[Box]) -> str:
         return f"<r{nearest[index]}>" if index < len(nearest) else ""
 
     return re.sub(r"<r(\d+)>", rename, exchange.answer)
-
-
-def _add_boxes(scene: Scene, given: Tensor, config: GromaConfig) -> tuple[Tensor, list[int]]:
-    """The user's boxes join the regions; regions that overlap one too much give way to it."""
-    selection = select_regions(scene.proposals, scene.proposal_scores, config, user_boxes=given)
-    if config.region_order == "shuffled":
-        selection = shuffle(selection)
-    return selection.boxes, selection.user_index.tolist()

@@ -6,9 +6,11 @@ no decoding loop (see :mod:`groma_model.processing` and :mod:`groma_model.genera
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import torch
@@ -18,7 +20,8 @@ from transformers.cache_utils import Cache
 
 from groma_model.configuration import GromaConfig
 from groma_model.ops.attention import NAME as ATTENTION
-from groma_model.ops.attention import PackedMask
+from groma_model.ops.attention import TREE_NAME, PackedMask
+from groma_model.ops.tree_attention import TreeStep
 from groma_model.proposer import ProposerOutput, RegionProposer
 from groma_model.regions import RegionEncoder, Selection, select_regions_batch, shuffle
 from groma_model.vision import ImageEncoder, merge_tokens
@@ -132,6 +135,7 @@ class GromaForConditionalGeneration(GromaForRegionProposal):
             mean = self.llm.get_input_embeddings().weight.mean(0, keepdim=True)
             noise = config.llm_config.initializer_range
             self.new_token_embeddings.weight.normal_(std=noise).add_(mean)
+        self._wide: list[Tensor] | None = None
         self.post_init()
 
     @classmethod
@@ -208,51 +212,87 @@ class GromaForConditionalGeneration(GromaForRegionProposal):
             features: (B, F, H): the image tokens, then the region tokens (padded).
             first_region: index in ``features`` of region 0.
         """
-        embeddings = self.embed_tokens(ids).to(features.dtype)
-        width = features.shape[-1]
-        replaced = feature_index >= 0
-        gathered = features.gather(1, feature_index.clamp(min=0).unsqueeze(-1).expand(-1, -1, width))
-        embeddings = torch.where(replaced.unsqueeze(-1), gathered, embeddings)
+        region_index = torch.full_like(ids, -1)
         if self.pointer is not None and features.shape[1] > first_region:
             region = ids - self.first_region_id
             named = (region >= 0) & (region < features.shape[1] - first_region)
-            index = (region.clamp(min=0) + first_region).clamp(max=features.shape[1] - 1)
-            content = features.gather(1, index.unsqueeze(-1).expand(-1, -1, width))
-            embeddings = embeddings + torch.where(named.unsqueeze(-1), self.pointer.feedback(content), 0)
+            region_index = torch.where(named, region + first_region, -1)
+        return self.embed_at(ids, feature_index, region_index, features)
+
+    def embed_at(self, ids: Tensor, feature_index: Tensor, region_index: Tensor, features: Tensor) -> Tensor:
+        """:meth:`embed` where each token's region is told.
+
+        Args:
+            region_index: (B, T) index into ``features`` of the region that an ordinary token ``<ri>`` names (read by
+                the pointer head alone), -1 elsewhere.
+        """
+        width = features.shape[-1]
+
+        def gathered(index: Tensor) -> Tensor:
+            return features.gather(1, index.clamp(min=0).unsqueeze(-1).expand(-1, -1, width))
+
+        embeddings = self.embed_tokens(ids).to(features.dtype)
+        embeddings = torch.where((feature_index >= 0).unsqueeze(-1), gathered(feature_index), embeddings)
+        if self.pointer is not None:
+            content = self.pointer.feedback(gathered(region_index))
+            embeddings = embeddings + torch.where((region_index >= 0).unsqueeze(-1), content, 0)
         return embeddings
 
     def run_llm(
         self,
         embeddings: Tensor,
-        mask: Tensor | PackedMask,
+        mask: Tensor | PackedMask | TreeStep,
         position_ids: Tensor,
         cache: Cache | None = None,
     ) -> Tensor:
         """Last hidden states (B, T, H).
 
         Args:
-            mask: boolean (B, 1, T, T + past), True where visible, or that of packed sequences. Flash attention is
-                causal by itself: it takes from the mask only which positions the last one sees.
+            mask: boolean (B, 1, T, T + past), True where visible, or that of packed sequences, or a step behind shared
+                prefixes, which holds its own cache. Flash attention is causal by itself: it takes from a boolean mask
+                only which positions the last one sees, and has no part in a step behind shared prefixes.
 
         Raises:
             ValueError: packed sequences under another implementation of attention than this package's.
         """
         implementation = self.config.llm_config._attn_implementation
-        packed = mask if isinstance(mask, PackedMask) else None
-        if packed is not None and implementation != ATTENTION:
+        extra: dict[str, object] = {}
+        if isinstance(mask, TreeStep):
+            extra = {"tree": mask}
+            implementation = ATTENTION if implementation == ATTENTION else TREE_NAME
+        elif isinstance(mask, PackedMask):
+            extra = {"packed": mask}
+        if isinstance(mask, PackedMask) and implementation != ATTENTION:
             raise ValueError(
                 f"packed sequences need attn_implementation {ATTENTION!r}, not {implementation!r}: load the model "
                 "without that option to train it"
             )
-        output = self.llm.model(
-            inputs_embeds=embeddings,
-            attention_mask=_layer_mask(mask, embeddings, implementation),
-            position_ids=position_ids,
-            past_key_values=cache,
-            use_cache=cache is not None,
-            **({} if packed is None else {"packed": packed}),
-        )
+        with _attending_by(self.config.llm_config, implementation):
+            output = self.llm.model(
+                inputs_embeds=embeddings,
+                attention_mask=_layer_mask(mask, embeddings, implementation),
+                position_ids=position_ids,
+                past_key_values=cache,
+                use_cache=cache is not None,
+                **extra,
+            )
         return output.last_hidden_state
+
+    def _heads(self) -> list[Tensor]:
+        """The weights of both vocabularies' heads in float32."""
+        return [head.weight.float() for head in (self.llm.lm_head, self.new_token_head)]
+
+    @contextmanager
+    def widened_heads(self) -> Iterator[None]:
+        """Within, :meth:`logits` keeps one float32 copy of half-precision heads instead of making one a call.
+
+        Changes of the weights within are not seen.
+        """
+        self._wide = self._heads()
+        try:
+            yield
+        finally:
+            self._wide = None
 
     def logits(self, hidden: Tensor, pointer_keys: Tensor | None = None, num_regions: Tensor | None = None) -> Tensor:
         """Scores over both vocabularies: hidden (M, H) -> (M, V + new), float32.
@@ -264,8 +304,7 @@ class GromaForConditionalGeneration(GromaForRegionProposal):
             num_regions: (M,) how many of them exist; tokens of regions that do not are excluded.
         """
         wide = hidden.float()
-        heads = (self.llm.lm_head, self.new_token_head)
-        logits = torch.cat([nn.functional.linear(wide, head.weight.float()) for head in heads], -1).float()
+        logits = torch.cat([nn.functional.linear(wide, weight) for weight in self._wide or self._heads()], -1).float()
         if self.pointer is not None and pointer_keys is not None:
             scores = self.pointer.scores(hidden, pointer_keys).float()
             index = torch.arange(self.config.max_regions, device=hidden.device)
@@ -277,10 +316,29 @@ class GromaForConditionalGeneration(GromaForRegionProposal):
         return logits
 
 
-def _layer_mask(mask: Tensor | PackedMask, embeddings: Tensor, implementation: str) -> Tensor:
+#: The layers take the implementation from their configuration, which threads share.
+_SWITCH = Lock()
+
+
+@contextmanager
+def _attending_by(config: Any, implementation: str) -> Iterator[None]:
+    """Within, the layers of this configuration call ``implementation``."""
+    if implementation == ATTENTION:  # never switched
+        yield
+        return
+    with _SWITCH:
+        own = config._attn_implementation
+        config._attn_implementation = implementation
+        try:
+            yield
+        finally:
+            config._attn_implementation = own
+
+
+def _layer_mask(mask: Tensor | PackedMask | TreeStep, embeddings: Tensor, implementation: str) -> Tensor:
     """The mask as the wrapped layers take it: additive (B, 1, T, T + past); for flash attention (B, T + past)."""
-    if isinstance(mask, PackedMask):
-        # The layers ignore it beside a packed mask, but without one the library would build its own.
+    if isinstance(mask, PackedMask | TreeStep):
+        # The layers ignore it beside such a mask, but without one the library would build its own.
         return torch.zeros(1, 1, 1, 1, dtype=embeddings.dtype, device=embeddings.device)
     if implementation == "flash_attention_2":
         return mask[:, 0, -1].expand(len(embeddings), -1)

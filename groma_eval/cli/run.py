@@ -5,10 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from groma_eval.cli import judge
 from groma_eval.core import HarnessError
+
+if TYPE_CHECKING:
+    from groma_eval.sharding import World
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -25,7 +28,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--protocol", metavar="P", help="which protocol of the cards (default: each card's own)")
     add("--limit", type=int, metavar="N", help="only the first N images of each benchmark (marks the row)")
     add(
-        "--batch-size", default="8", metavar="N|auto", help="images a batch (default: 8); auto halves it if memory ends"
+        "--batch-size",
+        default="8",
+        metavar="N|auto",
+        help="images a batch (default: 8); auto fills them by tokens, as large as pays, halved if memory ends",
+    )
+    add(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that read pictures ahead of the model (default: by the machine on a GPU, none on a CPU)",
+    )
+    add(
+        "--processes",
+        type=int,
+        default=1,
+        metavar="N",
+        help="share the images among N processes on this machine, a GPU each; torchrun and accelerate launch do the "
+        "same, over machines with a common file system",
     )
     add("--device", help="cpu, cuda or cuda:N (default: the model's choice)")
     add("--dtype", help="float32 or bfloat16 (default: the model's choice)")
@@ -85,11 +105,37 @@ def pairs(entries: Sequence[str], option: str) -> dict[str, str]:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Evaluate, print the metrics and judge; 1 where questions failed or stay without a review."""
+    """Evaluate, print the metrics and judge; 1 where questions failed or stay without a review.
+
+    Of several processes the first alone prints and judges; the others tell it what went wrong with them.
+    """
+    from groma_eval.launching import launch
+    from groma_eval.sharding import join
+
+    if args.processes < 1:
+        raise HarnessError(f"--processes {args.processes}: must be at least 1")
+    world = join()
+    if args.processes > 1 and world.size == 1:
+        return launch(args.command_line[1:], args.processes)
+    if world.size != args.processes > 1:
+        raise HarnessError(f"--processes {args.processes}, but {world.size} were started otherwise; leave it out")
+    try:
+        return _run(args, world)
+    except HarnessError as error:
+        if world.fail(str(error)) and world.rank:
+            return 2
+        raise
+    except KeyboardInterrupt:
+        if world.rank:
+            return 130
+        raise
+
+
+def _run(args: argparse.Namespace, world: World) -> int:
     from groma_eval.cli.score_report import print_metrics
     from groma_eval.run import evaluate
 
-    judged, settings = _to_judge(args), None
+    judged, settings = _to_judge(args) if world.rank == 0 else [], None
     if judged:
         settings = judge.settings_of(args)
         judge.check_ready(settings, args.yes)
@@ -106,6 +152,7 @@ def run(args: argparse.Namespace) -> int:
         protocol=args.protocol,
         limit=args.limit,
         batch_size=size,
+        workers=args.workers,
         device=args.device,
         dtype=args.dtype,
         seed=args.seed,
@@ -117,7 +164,10 @@ def run(args: argparse.Namespace) -> int:
         benchmarks_dir=args.benchmarks_dir,
         progress=not args.no_progress,
         command=args.command_line,
+        world=world,
     )
+    if world.rank:
+        return 0
     print_metrics(result.metrics)
     print(f"stored in {result.dir}")
     if result.exit_code:

@@ -7,6 +7,7 @@ import json
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from groma_eval.core import HarnessError
 
@@ -40,7 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", type=_count, default=16, metavar="N", help="images a batch (default: %(default)s)")
     add("--device", metavar="NAME", help="cpu, cuda or cuda:NUMBER (default: cuda where there is one)")
     add("--dtype", choices=("float32", "bfloat16"), help="default: bfloat16 on CUDA, float32 elsewhere")
-    add("--json", type=Path, metavar="FILE", help="write the figures with hardware, versions and date")
+    add(
+        "--json",
+        type=Path,
+        metavar="FILE",
+        help="write the figures with hardware, versions and date; in a folder: to MODEL-DEVICE-DTYPE-DATE.json",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -89,10 +95,19 @@ def run(args: argparse.Namespace) -> int:
     }
     print(table(result))
     if args.json:
-        _write(args.json, result)
+        _write(_record_file(args.json, result), result)
     reference = result.get("reference")
     differ = reference is not None and reference["answers_identical"] < reference["expressions_measured"]
     return int(differ and dtype == "float32")
+
+
+def _record_file(path: Path, result: dict[str, Any]) -> Path:
+    """Where the figures go; within a folder, under what was measured."""
+    if not path.is_dir():
+        return path
+    model = result["model"]
+    name = Path(model["name"]).name
+    return path / f"{name}-{model['device'].partition(':')[0]}-{model['dtype']}-{result['date'][:10]}.json"
 
 
 def _write(path: Path, result: dict[str, object]) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from groma_eval.speed.reference import OneAnswer, answer_alone
-from groma_eval.speed.stages import REST, STAGES, clock, count_flops, matmul_rate, peak_memory, wait, watched
+from groma_eval.speed.stages import REASONS, REST, STAGES, clock, count_flops, matmul_rate, peak_memory, wait, watched
 from groma_eval.speed.subject import endless, fix_regions, recorded
 from groma_eval.speed.workload import Workload, evenly, picture
 from groma_model.generation import Groma, Query
@@ -163,10 +163,12 @@ def summary(groma: Groma, workload: Workload, measured: Measured, rate: float) -
     images, expressions = len(workload.images), workload.expressions
     prefill = measured.stages["prefix prefill"]
     memory, of = measured.memory
-    stages = {}
+    stages: dict[str, dict[str, Any]] = {}
     for stage in (*STAGES, REST):
         seconds, flops = measured.stages.get(stage, 0.0), measured.flops.get(stage, 0.0)
         stages[stage] = {"seconds": seconds, "flops": flops, "seconds_at_matmul_rate": flops / rate}
+        if flops and flops / rate < seconds / 2:
+            stages[stage]["below_half_because"] = REASONS[stage]
     found: dict[str, Any] = {
         "workload": {
             "source": workload.source,

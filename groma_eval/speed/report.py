@@ -33,6 +33,9 @@ def table(result: dict[str, Any]) -> str:
         counted = (f"{flops / 1e9:.1f}", f"{allowed:.3f}", f"{allowed / seconds:.0%}") if flops else ("", "", "")
         rows.append((name, f"{seconds:.3f}", f"{seconds / result['seconds']:.0%}", *counted))
     lines += ["", *_aligned(rows)]
+    for name, stage in result["stages"].items():
+        if "below_half_because" in stage:
+            lines.append(f"{name}: below half of what FLOPs allow: {stage['below_half_because']}")
     for key, dtype in (("reference", model["dtype"]), ("reference_float32", "float32")):
         if key in result:
             lines += ["", *_reference(result[key], work["expressions"], dtype)]

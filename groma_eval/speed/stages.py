@@ -18,6 +18,14 @@ from groma_model.generation import Groma
 #: The stages in order; what is in none of them (tokenising, reading answers, Python between) is the rest.
 STAGES = ("pictures", "image encoder", "proposer", "region encoder", "prefix prefill", "questions + decode")
 REST = "rest"
+#: Why a stage may take more than twice what its counted FLOPs allow: what it does beside large products.
+REASONS = {
+    "image encoder": "norms, GELU, softmax and copies count no FLOPs",
+    "proposer": "sampling points of the maps, NMS and sorting count no FLOPs; its products are small",
+    "region encoder": "resizing, group norms and RoIAlign count no FLOPs",
+    "prefix prefill": "norms, rotary embedding, SiLU, softmax and copies of the cache count no FLOPs",
+    "questions + decode": "as the prefix; and the pass after the first reads all weights for one token a question",
+}
 
 
 @dataclass

@@ -7,7 +7,8 @@ or ``most_confident``) which of several emitted boxes is judged. Both readings a
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import groupby
 from typing import Any
 
 import numpy as np
@@ -58,20 +59,43 @@ def _target(item: Answered) -> Sequence[float]:
 def _misses(answered: Sequence[Answered], hits: np.ndarray) -> dict[str, np.ndarray]:
     """0 or 1 an expression, NaN where its image has no proposals."""
     missing = np.full((2, len(answered)), np.nan)
-    for row, item in enumerate(answered):
-        if item.regions is not None:
-            wrong = not hits[row]
-            proposed = not wrong or is_proposed(item.regions, [_target(item)])[0]
-            missing[:, row] = not proposed, wrong and proposed
+    # An image's expressions follow one another, and their targets are held against its proposals in one step.
+    for _, group in groupby(range(len(answered)), key=lambda row: answered[row].sample.image_id):
+        rows = list(group)
+        regions = answered[rows[0]].regions
+        if regions is None:
+            continue
+        missing[:, rows] = 0
+        if wrong := [row for row in rows if not hits[row]]:
+            proposed = np.array(is_proposed(regions, [_target(answered[row]) for row in wrong]))
+            missing[:, wrong] = ~proposed, proposed
     return {"not_proposed": missing[0], "not_selected": missing[1]}
 
 
+class _Row(Mapping[str, float]):
+    """One expression's scores, read from the columns: as many dicts would be most of the memory of a large split."""
+
+    __slots__ = ("_columns", "_row")
+
+    def __init__(self, columns: Mapping[str, np.ndarray], row: int) -> None:
+        self._columns = columns
+        self._row = row
+
+    def __getitem__(self, name: str) -> float:
+        value = self._columns[name][self._row].item()
+        if value != value:  # NaN: not scored
+            raise KeyError(name)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name, column in self._columns.items() if column[self._row] == column[self._row])
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
 def _by_question(answered: Sequence[Answered], columns: Mapping[str, np.ndarray]) -> list[SampleScore]:
-    rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-    return [
-        SampleScore(item.question.id, {name: value for name, value in zip(columns, row) if value == value})
-        for item, row in zip(answered, rows, strict=True)
-    ]
+    return [SampleScore(item.question.id, _Row(columns, row)) for row, item in enumerate(answered)]
 
 
 def _checked(rules: Mapping[str, Any]) -> tuple[Any, Any]:

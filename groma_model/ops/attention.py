@@ -8,14 +8,20 @@ and rows of C that is T x (P + C) instead of T x T.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AttentionInterface
 
+if TYPE_CHECKING:
+    from groma_model.ops.tree_attention import TreeStep
+
 #: The name under which the layers find :func:`attention`.
 NAME = "groma"
+#: The same function for steps behind shared prefixes, where the layers otherwise call another implementation.
+TREE_NAME = "groma_tree"
 
 
 @dataclass
@@ -38,26 +44,39 @@ def attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     packed: PackedMask | None = None,
+    tree: TreeStep | None = None,
     **_: object,
 ) -> tuple[Tensor, None]:
     """Scaled dot-product attention on (B, H, T, d), returned as (B, T, H, d) (transformers' attention interface).
 
-    ``packed`` takes the place of ``attention_mask`` for packed sequences.
+    ``packed`` takes the place of ``attention_mask`` for packed sequences, ``tree`` for a step behind shared prefixes.
     """
-    groups = query.shape[1] // key.shape[1]
-    if groups > 1:
-        key, value = key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1)
     scale = scaling if scaling is not None else query.shape[-1] ** -0.5
-    dropout = dropout if module.training else 0.0
-    if packed is not None:
-        out = packed_attention(query, key, value, packed, scale)
-    elif value.device.type == "cpu" and value.dtype is torch.bfloat16 and not dropout:
+    if tree is not None:
+        out = tree.attend(module.layer_idx, query, key, value, scale)
+    elif packed is not None:
+        out = packed_attention(query, *_repeated(query, key, value), packed, scale)
+    else:
+        out = dense_attention(query, key, value, attention_mask, scale, dropout if module.training else 0.0)
+    return out.transpose(1, 2), None
+
+
+def dense_attention(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float, dropout: float = 0.0
+) -> Tensor:
+    """Attention under an additive mask that broadcasts to (B, H, T, S); all (B, H, T or S, d), fewer heads of keys."""
+    key, value = _repeated(query, key, value)
+    if value.device.type == "cpu" and value.dtype is torch.bfloat16 and not dropout:
         # Plain products: torch's fused kernel for bfloat16 on the CPU is slower than its one for float32.
         scores = (query * scale) @ key.transpose(-1, -2)
-        out = torch.softmax(scores if attention_mask is None else scores + attention_mask, -1) @ value
-    else:
-        out = F.scaled_dot_product_attention(query, key, value, attention_mask, dropout, scale=scale)
-    return out.transpose(1, 2), None
+        return torch.softmax(scores if mask is None else scores + mask, -1) @ value
+    return F.scaled_dot_product_attention(query, key, value, mask, dropout, scale=scale)
+
+
+def _repeated(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values for every head of the query."""
+    groups = query.shape[1] // key.shape[1]
+    return (key, value) if groups == 1 else (key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1))
 
 
 def packed_attention(query: Tensor, key: Tensor, value: Tensor, mask: PackedMask, scale: float) -> Tensor:
@@ -80,3 +99,4 @@ def packed_attention(query: Tensor, key: Tensor, value: Tensor, mask: PackedMask
 
 
 AttentionInterface.register(NAME, attention)
+AttentionInterface.register(TREE_NAME, attention)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -202,6 +203,23 @@ def test_the_command_prints_and_writes_consistent_figures(capsys, tmp_path):
     assert found["share_of_ideal"] == pytest.approx(found["ratio"] / ideal)
     assert {"date", "hardware", "versions", "command"} <= found.keys()
     assert list(tmp_path.iterdir()) == [file]
+    for name, stage in found["stages"].items():
+        below_half = 0 < stage["seconds_at_matmul_rate"] < stage["seconds"] / 2
+        assert ("below_half_because" in stage) == below_half
+        assert (f"{name}: below half of what FLOPs allow" in out) == below_half
+
+
+def test_records_in_a_folder_are_named_for_what_was_measured_and_drawn(capsys, tmp_path):
+    pytest.importorskip("matplotlib", reason="matplotlib is not installed")
+    code, *_ = run(capsys, "--preset", "nano", "--images", 1, "--device", "cpu", "--json", tmp_path)
+    assert code == 0
+    (file,) = tmp_path.iterdir()
+    assert re.fullmatch(r"nano-cpu-float32-\d{4}-\d{2}-\d{2}\.json", file.name)
+    out = tmp_path / "speed.png"
+    script = Path(__file__).parents[2] / "bench" / "speed_plot.py"
+    done = subprocess.run([sys.executable, script, file, "--out", out], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert out.read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_difference_of_answers_is_an_exit_code(capsys, monkeypatch):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groma_eval.core import ImageAnswer, Prediction, Question, Sample, SampleScore
-from groma_eval.store import BenchmarkStore, make_record, predictions_of, regions_of, rounded
+from groma_eval.core import HarnessError, ImageAnswer, Prediction, Question, Sample, SampleScore
+from groma_eval.store import BenchmarkStore, make_record, predictions_of, regions_of, rounded, write_json
 
 BOX = (1 / 3, 0.25, 2 / 3, 0.75)
 
@@ -67,3 +68,82 @@ def test_merge_order_and_round_trip(tmp_path):
     read_back = store.samples()
     assert [s.image_id for s in read_back] == ["x", "y", "z"]
     assert tuple(read_back[0].questions[0].target["boxes"][0]) == BOX  # ground truth is kept exactly
+
+
+def test_parts_of_several_processes_are_one_store(tmp_path):
+    stores = [BenchmarkStore(tmp_path / "b") for _ in range(3)]
+    for number in range(4):
+        for process, store in enumerate(stores):
+            store.append([_record(f"{process}-{number}")])
+    names = {f"{process}-{number}" for process in range(3) for number in range(4)}
+    assert [len(list((tmp_path / "b/parts").glob("*.jsonl")))] == [3]
+    for store in (*stores, BenchmarkStore(tmp_path / "b")):  # whether it wrote a part itself or reads it
+        loaded = store.load()
+        assert loaded == {name: _record(name) for name in names}
+        assert set(loaded) == names
+        assert "other" not in loaded
+        store.close()
+
+
+def test_records_are_read_when_asked_for_even_after_the_merge(tmp_path):
+    store = BenchmarkStore(tmp_path / "b")
+    bare = make_record(ImageAnswer("bare", [Prediction("bare-q")]), None)
+    store.append([_record("x"), bare, _record("y")])
+    parts, regions = store.load(), store.load().regions()
+    assert set(regions) == {"x", "y"}
+    assert (regions["y"].boxes, regions["y"].objectness) == ([list(rounded(BOX, 12))], [0.5])
+    assert parts["x"] == _record("x")
+    samples = _samples(["y", "bare", "x"])
+    store.finish(samples, parts, {})
+    assert parts["y"] == _record("y")  # its file was open
+    merged = BenchmarkStore(tmp_path / "b").load()
+    assert merged == {"x": _record("x"), "y": _record("y"), "bare": bare}
+    assert list(merged) == ["y", "bare", "x"]
+    assert set(merged.regions()) == {"x", "y"}
+    merged.close()
+    assert merged["x"] == _record("x")
+
+
+def test_a_failed_write_leaves_the_part_as_it_was(tmp_path, monkeypatch):
+    store = BenchmarkStore(tmp_path / "b")
+    store.append([_record("x")])
+
+    def refuse(number):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.fsync", refuse)
+    with pytest.raises(HarnessError, match=r"parts: cannot be written \(No space left on device\); mend that"):
+        store.append([_record("y"), _record("z")])
+    with pytest.raises(HarnessError, match=r"new.json: cannot be written"):
+        write_json(tmp_path / "new.json", {})
+    monkeypatch.undo()
+    assert [path.name for path in tmp_path.iterdir()] == ["b"]
+    assert set(BenchmarkStore(tmp_path / "b").load()) == {"x"}
+    store.append([_record("z")])
+    assert set(store.load()) == set(BenchmarkStore(tmp_path / "b").load()) == {"x", "z"}
+
+
+def test_a_merge_that_fails_keeps_the_merged_files_of_before(tmp_path, monkeypatch):
+    store = BenchmarkStore(tmp_path / "b")
+    store.append([_record("x")])
+    store.finish(_samples("x"), store.load(), {})
+    before = {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()}
+    records = store.load()
+
+    def refuse(number):
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("os.fsync", refuse)
+    with pytest.raises(HarnessError, match=r"samples.jsonl: cannot be written"):
+        store.finish(_samples("x"), records, {"x-q": SampleScore("x-q", {"iou": 1.0})})
+    assert {path.name: path.read_bytes() for path in (tmp_path / "b").iterdir()} == before
+
+
+def test_a_line_that_is_no_json_is_told_with_its_place(tmp_path):
+    store = BenchmarkStore(tmp_path / "b")
+    store.append([_record("x")])
+    store.close()
+    part = tmp_path / "b/parts/00000.jsonl"
+    part.write_text(part.read_text() + '{"image_id": \n' + part.read_text())
+    with pytest.raises(HarnessError, match=r"00000.jsonl: line 2, column \d+: not JSON .*remove the file's folder"):
+        BenchmarkStore(tmp_path / "b").load()

@@ -109,9 +109,10 @@ def test_two_boxes_in_one_question(groma):
     follow = Query("converse", "sure?", (), (Exchange("is <box> above <box>", "yes", boxes),))
     first, second = groma.answer([scene], [[placed, follow]], 2)[0]
     assert first.prompt.count(REFER) == second.prompt.count(REFER) == 2
-    prefix = groma._prefix(scene, boxes)
+    prefix = groma._prefixes(scene, [boxes])[boxes]
     for query in (placed, follow):
-        ids, refer, _ = groma._encode(query, prefix)
+        job = groma._job(query, prefix)
+        ids, refer = job.ids, job.refer
         assert [prefix.boxes[i] for i in refer] == [pytest.approx(box, abs=1e-6) for box in boxes]
         assert [ids[ids.index(groma.processor.region_ids[i]) + 2] for i in refer] == [
             groma.processor.ids["<refer_feat>"]
