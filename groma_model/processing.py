@@ -110,32 +110,39 @@ def render_question(template: str, text: str | None, num_boxes: int) -> str:
     return filled.replace(BOX_PLACEHOLDER, REFER if num_boxes else "").strip()
 
 
-def image_pixels(images: Sequence[Image.Image], config: GromaConfig, resize: str = "pil") -> Tensor:
-    """Pictures of any size -> ``(B, 3, S, S)``, resized (aspect ratio not kept) and normalised.
+def resized(image: Image.Image, size: int, resize: str = "pil") -> Image.Image:
+    """A picture as RGB of ``size`` x ``size`` pixels, aspect ratio not kept; one of that size is not resized.
 
     Args:
-        resize: ``"pil"``, bicubic and antialiased: how the released model sees chat and instruction data; or
-            ``"cv2"``, OpenCV's bilinear without antialiasing: how it sees COCO-format benchmarks. OpenCV also turns
-            a picture as its EXIF data says when it decodes one, which PIL and this function do not: see
-            ``PIL.ImageOps.exif_transpose``. Pictures of the model's size are not resized.
+        resize: see :func:`image_pixels`.
 
     Raises:
         ValueError: for another ``resize``.
     """
     if resize not in ("pil", "cv2"):
         raise ValueError(f"resize is {resize!r}; it must be 'pil' or 'cv2'")
-    size = config.image_size
-    arrays = []
-    for image in images:
-        rgb = image.convert("RGB")
-        if rgb.size != (size, size):
-            if resize == "cv2":
-                rgb = resize_picture(rgb, size)
-            else:
-                # In two steps, across first: PIL 13 and later would choose the order by the picture's shape.
-                rgb = rgb.resize((size, rgb.height), Image.Resampling.BICUBIC)
-                rgb = rgb.resize((size, size), Image.Resampling.BICUBIC)
-        arrays.append(np.asarray(rgb))
+    rgb = image.convert("RGB")
+    if rgb.size == (size, size):
+        return rgb
+    if resize == "cv2":
+        return resize_picture(rgb, size)
+    # In two steps, across first: PIL 13 and later would choose the order by the picture's shape.
+    return rgb.resize((size, rgb.height), Image.Resampling.BICUBIC).resize((size, size), Image.Resampling.BICUBIC)
+
+
+def image_pixels(images: Sequence[Image.Image], config: GromaConfig, resize: str = "pil") -> Tensor:
+    """Pictures of any size -> ``(B, 3, S, S)``, resized (:func:`resized`) and normalised.
+
+    Args:
+        resize: ``"pil"``, bicubic and antialiased: how the released model sees chat and instruction data; or
+            ``"cv2"``, OpenCV's bilinear without antialiasing: how it sees COCO-format benchmarks. OpenCV also turns
+            a picture as its EXIF data says when it decodes one, which PIL and this function do not: see
+            ``PIL.ImageOps.exif_transpose``.
+
+    Raises:
+        ValueError: for another ``resize``.
+    """
+    arrays = [np.asarray(resized(image, config.image_size, resize)) for image in images]
     pixels = torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2).float()
     # Either way's own order of scaling and shifting, so that not even the last bit differs.
     pixels, unit = (pixels, 255) if resize == "cv2" else (pixels / 255, 1)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,11 +120,10 @@ class GromaAdapter:
         if decoding.do_sample:
             raise HarnessError(f"model {self.info.name!r} decodes greedily; leave do_sample out of --gen-args")
         opened: list[tuple[Sample, Image]] = []
-        preprocessing = decoding.setup.preprocessing or "pil"
+        preprocessing = _preprocessing(decoding)
         for sample in samples:
             try:
-                # OpenCV turns a picture as its EXIF data says.
-                opened.append((sample, open_image(sample.image, rotate=preprocessing == "cv2")))
+                opened.append((sample, sample.loaded or _open(sample, preprocessing)))
             except HarnessError as error:
                 yield failed_image(sample, str(error))
         if not opened:
@@ -142,6 +142,10 @@ class GromaAdapter:
             predictions = [found.get(question.id) or Prediction(question.id) for question in sample.questions]
             yield ImageAnswer(sample.image_id, predictions, proposals, objectness)
 
+    def loader(self, decoding: Decoding) -> Callable[[Sample], Image]:
+        """See :class:`groma_eval.core.LoadsPictures`: decoded and resized."""
+        return partial(_load, size=self.groma.config.image_size, preprocessing=_preprocessing(decoding))
+
     @contextmanager
     def _set_up(self, setup: Setup) -> Iterator[None]:
         """The protocol's selection of regions, as long as this lasts."""
@@ -152,6 +156,22 @@ class GromaAdapter:
             yield
         finally:
             self.groma.config.score_threshold = own
+
+
+def _preprocessing(decoding: Decoding) -> str:
+    return decoding.setup.preprocessing or "pil"
+
+
+def _open(sample: Sample, preprocessing: str) -> Image:
+    # OpenCV turns a picture as its EXIF data says.
+    return open_image(sample.image, rotate=preprocessing == "cv2")
+
+
+def _load(sample: Sample, size: int, preprocessing: str) -> Image:
+    """The picture as the model takes it, in its own size: nothing is left to do to it but scaling its values."""
+    from groma_model.processing import resized
+
+    return resized(_open(sample, preprocessing), size, preprocessing)
 
 
 def _regions(sample: Sample, scene: Any) -> tuple[list[Box], list[float]]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -337,6 +339,17 @@ def test_a_real_model_answers_alike_at_every_batch_size(nano, noise, name):
         assert [p.raw for p in one.predictions] == [p.raw for p in two.predictions]
         assert [p.question_id for p in one.predictions] == [q.id for q in sample.questions]
         assert all(p.prompt for p in one.predictions)
+
+
+@pytest.mark.parametrize("preprocessing", ["pil", "cv2"])
+def test_pictures_that_a_worker_read_give_the_same_answers(nano, noise, preprocessing):
+    model = load(nano, device="cpu")
+    decoding = Decoding(max_new_tokens=4, setup=Setup(preprocessing=preprocessing))
+    read = pickle.loads(pickle.dumps(model.loader(decoding)))
+    ahead = [replace(sample, loaded=read(sample)) for sample in noise]
+    assert {sample.loaded.size for sample in ahead} == {(128, 128)}
+    ahead = [replace(sample, image=sample.image.with_name("gone.png")) for sample in ahead]
+    assert list(model.answer(ahead, decoding, {}, "paper")) == list(model.answer(noise, decoding, {}, "paper"))
 
 
 def test_the_blind_model_answers_as_for_the_other_picture(nano, noise):
