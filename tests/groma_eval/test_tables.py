@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from decimal import Decimal
 from fractions import Fraction
 
 import pytest
+from finished_runs import refcoco, shapes, write_run
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,11 +15,6 @@ from groma_eval.table_footnotes import Footnotes
 from groma_eval.table_grid import average, half_up
 from groma_eval.tables import build_table
 
-PAPER_REC = {
-    f"{f}_{s}": (F, s) for f, F in (("refcoco", "RefCOCO"), ("refcoco+", "RefCOCO+")) for s in ("val", "testA", "testB")
-}
-PAPER_REC |= {f"refcocog_{s}": ("RefCOCOg", s) for s in ("val", "test")}
-CLEAN = {"status": "clean", "images": 0, "of": 9}
 # Groma's own eight cells.
 GROMA = ["89.53", "92.09", "86.26", "83.90", "88.91", "78.05", "86.37", "87.01"]
 
@@ -28,31 +23,10 @@ GROMA = ["89.53", "92.09", "86.26", "83.90", "88.91", "78.05", "86.37", "87.01"]
 def make_run(tmp_path):
     """``make_run(name, {bench: (entry, metrics)})`` writes a finished run and gives its folder."""
 
-    def make(name, benchmarks, run_id=None, counts=None, intervals=None, **model):
-        folder = tmp_path / (run_id or name.replace(":", "-"))
-        folder.mkdir()
-        entries, results = {}, {}
-        for bench, (entry, metrics) in benchmarks.items():
-            defaults = {"version": 1, "protocol": "paper", "task": "rec", "deviations": [], "leakage": CLEAN}
-            entries[bench] = defaults | entry
-            results[bench] = {"metrics": metrics, "counts": counts or {}, "intervals": intervals or {}}
-        manifest = {"run_id": run_id or f"run-{name}", "model": {"name": name} | model, "benchmarks": entries}
-        (folder / "manifest.json").write_text(json.dumps(manifest))
-        (folder / "metrics.json").write_text(json.dumps(results))
-        return folder
+    def make(name, benchmarks, run_id=None, **more):
+        return write_run(tmp_path / (run_id or name.replace(":", "-")), name, benchmarks, run_id, **more)
 
     return make
-
-
-def shapes(metrics, **entry):
-    return {"shapes-rec": ({"family": "shapes-rec", "split": "test"} | entry, metrics)}
-
-
-def refcoco(values, **entry):
-    return {
-        bench: ({"family": f, "split": s} | entry, {"acc@0.5": v} if not isinstance(v, dict) else v)
-        for (bench, (f, s)), v in zip(PAPER_REC.items(), values)
-    }
 
 
 def column(grid, head, group=None):
