@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import shutil
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -69,7 +70,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         runs = write_runs(Path(folder), args.questions, args.images)
         started = time.perf_counter()
-        written = write_report(runs, Path(folder) / "report")
+        written = write_report(runs, Path(folder) / "report", progress=sys.stderr.isatty())
         print(f"{written.questions:,} questions on {written.pictures:,} pictures, 2 runs")
         print(f"written in {time.perf_counter() - started:.0f} s, {written.size / 1e6:.1f} MB in all")
         for part in ("pictures", "data", "assets"):
@@ -127,10 +128,12 @@ def write_runs(folder: Path, questions: int, images: int) -> list[Path]:
     """Two finished REC runs of made-up answers over made-up pictures."""
     rng = np.random.default_rng(0)
     (folder / "pictures").mkdir()
+    bases = [make_noise(rng) for _ in range(32)]
     samples = []
-    for number in tqdm(range(images), desc="making pictures", unit="image"):
+    for number in tqdm(range(images), desc="making pictures", unit="image", disable=None):
         path = folder / "pictures" / f"{number:06d}.jpg"
-        make_picture(rng).save(path, quality=85)
+        moved = np.roll(bases[number % len(bases)], rng.integers(0, HEIGHT, 2), axis=(0, 1))
+        Image.fromarray(moved).save(path, quality=85)
         mine = range(number * questions // images, (number + 1) * questions // images)
         asked = tuple(
             Question(
@@ -149,12 +152,12 @@ def write_runs(folder: Path, questions: int, images: int) -> list[Path]:
 def write_run(folder: Path, samples: list[Sample], rng: np.random.Generator) -> Path:
     """A finished run: answers are the true boxes, moved."""
     records = {}
-    for sample in tqdm(samples, desc="making answers", unit="image"):
+    for sample in tqdm(samples, desc="making answers", unit="image", disable=None):
         moved = [[v + float(rng.normal(0, 0.05)) for v in q.target["boxes"][0]] for q in sample.questions]
         predictions = [
-            Prediction(q.id, raw="<roi><r7></roi>", boxes=[b], confidences=[float(rng.uniform())], prompt=f"locate {q.text}")
+            Prediction(q.id, raw="<roi><r7></roi>", boxes=[b], confidences=[float(rng.uniform())], prompt="locate it")
             for q, b in zip(sample.questions, moved)
-        ]  # fmt: skip
+        ]
         proposals = [*moved, *(box(rng) for _ in range(PROPOSALS - len(moved)))]
         objectness = np.sort(rng.uniform(size=len(proposals)))[::-1].tolist()
         records[sample.image_id] = make_record(ImageAnswer(sample.image_id, predictions, proposals, objectness), None)
@@ -168,14 +171,14 @@ def write_run(folder: Path, samples: list[Sample], rng: np.random.Generator) -> 
     return folder
 
 
-def make_picture(rng: np.random.Generator) -> Image.Image:
-    """Noise of several scales, the finer the weaker."""
+def make_noise(rng: np.random.Generator) -> np.ndarray:
+    """A picture of noise of several scales, the finer the weaker: (height, width, 3)."""
     total = np.zeros((HEIGHT, WIDTH, 3), dtype=np.float32)
     for cell, weight in ((160, 60), (40, 35), (10, 18), (4, 10)):
         coarse = rng.uniform(0, 255, (HEIGHT // cell + 1, WIDTH // cell + 1, 3)).astype(np.uint8)
         smooth = Image.fromarray(coarse).resize((WIDTH, HEIGHT), Image.Resampling.BICUBIC)
         total += (np.asarray(smooth, dtype=np.float32) - 127) * (weight / 60)
-    return Image.fromarray(np.clip(total + 127, 0, 255).astype(np.uint8))
+    return np.clip(total + 127, 0, 255).astype(np.uint8)
 
 
 def box(rng: np.random.Generator) -> tuple[float, ...]:

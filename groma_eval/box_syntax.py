@@ -15,16 +15,17 @@ _NUMBER = r"-?\d{1,12}(?:\.\d{1,12})?"
 _FOUR = rf"{_NUMBER}(?:\s*,\s*{_NUMBER}){{3}}"
 _LIST = rf"\[\s*({_FOUR})\s*\]"
 
+# No pattern begins with what may be long (blanks, words): a model that repeats itself for pages is read at once.
 _PATCHES = re.compile(
-    r"(?:<phrase>(?P<phrase>[^<]*)</phrase>)?\s*<object>(?P<boxes>(?:\s*<patch_index_\d{1,6}>"
+    r"(?:<phrase>(?P<phrase>[^<]*)</phrase>\s*)?<object>(?P<boxes>(?:\s*<patch_index_\d{1,6}>"
     r"|\s*</delimiter_of_multi_objects/>)*)\s*(?:</object>|$)"
 )
 _PATCH = re.compile(r"<patch_index_(\d{1,6})>")
-_FLORENCE = re.compile(r"(?P<phrase>[^<>]*)(?P<boxes>(?:<loc_\d{1,3}>){4,})")
+_FLORENCE = re.compile(r"(?:<loc_\d{1,3}>){4,}")
 _PALIGEMMA = re.compile(r"(?P<boxes>(?:<loc\d{4}>){4})(?:\s*<seg\d{3}>)*(?P<phrase>[^<;\n]*)(?:\s*;\s*)?")
 _PAIRS = re.compile(
-    r"(?:(?:<\|object_ref_start\|>|<ref>)(?P<phrase>[^<]*)(?:<\|object_ref_end\|>|</ref>))?"
-    rf"\s*(?:<\|box_start\|>|<box>)?\s*\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)\s*,?\s*"
+    r"(?:(?:<\|object_ref_start\|>|<ref>)(?P<phrase>[^<]*)(?:<\|object_ref_end\|>|</ref>)\s*)?"
+    rf"(?:(?:<\|box_start\|>|<box>)\s*)?\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)\s*,?\s*"
     rf"\(\s*({_NUMBER})\s*,\s*({_NUMBER})\s*\)(?:<\|box_end\|>|</box>)?"
 )
 _OBJECT = re.compile(r"\{[^{}]*(?:\}|$)")
@@ -32,7 +33,7 @@ _KEYED = re.compile(rf'"bbox(?:_2d)?"\s*:\s*{_LIST}')
 _LABEL = re.compile(r'"label"\s*:\s*("(?:[^"\\]|\\.)*")')
 _BARE = re.compile(_LIST)
 _INTERNVL = re.compile(
-    r"(?:<ref>(?P<phrase>[^<]*)</ref>)?\s*(?:<box>)?\s*"
+    r"(?:<ref>(?P<phrase>[^<]*)</ref>\s*)?(?:<box>\s*)?"
     rf"\[\s*(?P<boxes>{_LIST}(?:\s*,\s*{_LIST})*)\s*\]\s*(?:</box>)?".replace("(" + _FOUR + ")", _FOUR)
 )
 _LISTS = re.compile(rf"\[\s*(?P<boxes>{_FOUR}(?:\s*;\s*{_FOUR})*)\s*\]")
@@ -54,6 +55,8 @@ class Found:
 
 def without(text: str, found: Sequence[Found]) -> str:
     """``text`` with its boxes taken out, phrases kept, and what is left of markup removed."""
+    if not found:
+        return _MARKUP.sub("", text).strip()
     parts, position = [], 0
     for item in found:
         parts += [text[position : item.start], _kept(text, item)]
@@ -90,7 +93,13 @@ def write_patches(numbers: Sequence[float]) -> str:
 
 def find_florence(text: str) -> list[Found]:
     """Florence-2: ``<loc_N>`` in fours after the phrase that they belong to."""
-    return _find(_FLORENCE, text, lambda match: _fours(re.findall(r"\d+", match["boxes"])))
+    found, end = [], 0
+    for match in _FLORENCE.finditer(text):
+        start = max(end, text.rfind(">", end, match.start()) + 1)
+        numbers = list(_fours(re.findall(r"\d+", match[0])))
+        found.append(Found(start, match.end(), numbers, text[start : match.start()].strip() or None))
+        end = match.end()
+    return found
 
 
 def find_paligemma(text: str) -> list[Found]:

@@ -15,8 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from groma_eval.box_formats import FORMATS, Canvas, from_unit
-from groma_eval.core import HarnessError, Prediction, Question, Sample
+from groma_eval.core import HarnessError, ModelInfo, Prediction, Question, Sample
 from groma_eval.frames import FORMS, FRAMES, OVERSHOOT, Frame
+from groma_eval.models.prompting import CUT_OFF
 
 #: Fewer boxes tell nothing of corners and of other frames.
 ENOUGH = 20
@@ -75,6 +76,18 @@ def diagnose(
         diagnosis.notes += _disorder(found)
         diagnosis.notes += _other_frames(found, box_format, frame)
     return diagnosis
+
+
+def fit_warnings(
+    benchmark: str, samples: Iterable[Sample], predictions: Mapping[str, Prediction], info: ModelInfo
+) -> list[str]:
+    """What a run says at its end where the boxes of a benchmark do not fit what the model declares; mostly nothing."""
+    diagnosis = diagnose(samples, predictions, info.box_format, info.frame)
+    cut = sum((p.error or "").startswith(CUT_OFF) for p in predictions.values())
+    notes = [f"{benchmark}: {note} (declared: {diagnosis.declared})" for note in diagnosis.notes]
+    if cut:
+        notes.append(f"{benchmark}: {cut} answers ended at the limit of tokens before they held a box")
+    return notes
 
 
 def diagnose_run(folder: str | Path, benchmarks: Sequence[str] | None = None) -> dict[str, Diagnosis]:
@@ -172,7 +185,7 @@ def _disorder(found: _Boxes) -> list[str]:
 def _other_frames(found: _Boxes, box_format: str, frame: str) -> list[str]:
     """The frame and form in which the numbers meet the targets best, where that is far better than as declared."""
     known = np.isfinite(found.written[found.first]).all(axis=1) if found.first else np.zeros(0, bool)
-    if known.sum() < ENOUGH:
+    if len(np.unique(found.written[found.first][known], axis=0)) < ENOUGH:
         return []
     rows = [row for row, usable in zip(found.first, known) if usable]
     targets = [target for target, usable in zip(found.targets, known) if usable]

@@ -34,7 +34,7 @@ class Choice:
     them). ``rows``: patterns of methods, model names or run ids, in the order the rows are to stand in within their
     group. ``settings``: of published rows (:data:`groma_eval.baseline_rows.SETTINGS`). ``columns``: patterns of column
     names. ``unranked``: rows that are shown but neither best nor second, with the reason. ``marks``: signs on measured
-    cells.
+    cells; ``remark``: what to say of all of them.
     """
 
     families: tuple[str, ...] = ()
@@ -43,6 +43,7 @@ class Choice:
     columns: tuple[str, ...] = ()
     unranked: Mapping[str, str] = field(default_factory=dict)
     marks: Mapping[CellKey, Mark] = field(default_factory=dict)
+    remark: str = ""
 
 
 def position(patterns: Iterable[str], *names: str) -> int | None:

@@ -15,7 +15,7 @@ import difflib
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,7 @@ from groma_eval.table_choice import Choice
 from groma_eval.table_columns import KINDS, PAPER
 from groma_eval.table_formats import FORMATS, INTERVALS, render
 from groma_eval.table_grid import Table
-from groma_eval.table_significance import significance
+from groma_eval.table_significance import compared_table
 from groma_eval.tables import BASELINES, build_table, captioned
 
 SUFFIXES = {"text": ".txt", "md": ".md", "latex": ".tex", "csv": ".csv", "html": ".html"}
@@ -87,10 +87,10 @@ def build_entry(entry: Entry, root: Path = Path()) -> Table:
     runs = find_runs(entry.runs, root)
     families = entry.benchmarks or tuple(dict.fromkeys(c.family for c in PAPER[entry.task].columns))
     choice = Choice(families, entry.rows, entry.settings, entry.columns, entry.unranked)
-    table = build_table(entry.task, runs, entry.published, choice)
     if entry.against:
-        marks = significance(table, runs, root / entry.against)
-        table = build_table(entry.task, runs, entry.published, replace(choice, marks=marks))
+        table = compared_table(entry.task, runs, entry.published, choice, root / entry.against)
+    else:
+        table = build_table(entry.task, runs, entry.published, choice)
     main = [grid for grid in table.grids if grid.main]
     if len(main) > 1:
         raise HarnessError(f"benchmarks: these are {len(main)} tables, give each an entry of its own")

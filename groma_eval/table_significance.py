@@ -1,31 +1,43 @@
 """Which measured cells differ from a reference run beyond chance: signs for a table.
 
-Both runs must have answered the same questions of a benchmark under one protocol. A metric is tested where it is the
-mean of stored scores of single questions, which is checked against metrics.json; of others nothing is said.
+Both runs must have answered the same questions of a benchmark under one protocol; of other cells nothing is said.
 """
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from tqdm import tqdm
+
 from groma_eval.core import HarnessError
-from groma_eval.stats import paired_bootstrap
-from groma_eval.table_choice import CellKey, Mark
+from groma_eval.statistics import compare_stored, holm, read_stored
+from groma_eval.table_choice import CellKey, Choice, Mark
 from groma_eval.table_grid import Table
 from groma_eval.table_runs import Run, read_run
+from groma_eval.tables import build_table
 
 LEVEL = 0.05
-RESAMPLES = 10_000
 HIGHER, LOWER = "↑", "↓"
 
 
-def significance(table: Table, runs: Iterable[Path | str], against: Path | str) -> dict[CellKey, Mark]:
-    """Signs for the cells of ``table``, made of ``runs``, that differ from the run ``against``: ↑ above it, ↓ below.
+def compared_table(
+    kind: str, runs: Sequence[Path], baselines: str | None, choice: Choice, against: Path | str
+) -> Table:
+    """:func:`groma_eval.tables.build_table` with the signs of :func:`significance`; where no cell bears one, the table
+    says so."""
+    marks, remark = significance(build_table(kind, runs, baselines, choice), runs, against)
+    return build_table(kind, runs, baselines, replace(choice, marks=marks, remark=remark))
 
-    Each measured cell is tested by a paired bootstrap over images (:func:`groma_eval.stats.paired_bootstrap`);
-    p-values are corrected over all cells tested after Holm (Scandinavian Journal of Statistics 6, 1979).
+
+def significance(table: Table, runs: Iterable[Path | str], against: Path | str) -> tuple[dict[CellKey, Mark], str]:
+    """Signs for the cells of ``table``, made of ``runs``, that differ from the run ``against``: ↑ above it, ↓ below;
+    and where there are none, what to say instead.
+
+    Each measured cell is tested by image (:func:`groma_eval.statistics.compare_stored`); p-values are corrected over
+    all cells tested after Holm (Scandinavian Journal of Statistics 6, 1979).
 
     Raises HarnessError for a folder that is no finished run, or where no cell can be tested.
     """
@@ -33,29 +45,20 @@ def significance(table: Table, runs: Iterable[Path | str], against: Path | str) 
     shown = _measured_cells(table)
     others = [run for run in map(read_run, dict.fromkeys(map(Path, runs))) if run.id != reference.id]
     tested: list[tuple[CellKey, float, float]] = []  # cell, difference, p
-    for run in others:
-        for kind in dict.fromkeys(grid.kind for grid in table.grids):
-            tested += _tests(kind, run, reference, shown)
+    pairs = [(run, kind) for run in others for kind in dict.fromkeys(grid.kind for grid in table.grids)]
+    for run, kind in tqdm(pairs, desc="tests", leave=False, disable=None):
+        tested += _tests(kind, run, reference, shown)
     if not tested:
         raise HarnessError(
             f"{against}: nothing to test against it: that takes another run of the table with the same questions under "
-            "the same protocol, and a metric that is a mean over questions"
+            "the same protocol, and both runs' stored answers"
         )
     name = f"{reference.model.get('name')} ({reference.id})"
-    how = f"than {name}, p < {LEVEL} (paired bootstrap over images, Holm over {len(tested)} cells)"
-    signs = {True: Mark(HIGHER, f"higher {how}"), False: Mark(LOWER, f"lower {how}")}
-    kept = holm([p for _, _, p in tested])
-    return {cell: signs[delta > 0] for (cell, delta, _), small in zip(tested, kept) if small}
-
-
-def holm(p_values: Sequence[float], level: float = LEVEL) -> list[bool]:
-    """Which of several hypotheses Holm's step-down method rejects, so that at ``level`` none is rejected wrongly."""
-    rejected = [False] * len(p_values)
-    for rank, i in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
-        if p_values[i] > level / (len(p_values) - rank):
-            break
-        rejected[i] = True
-    return rejected
+    how = f"p < {LEVEL} (paired test by image, Holm over {len(tested)} cells)"
+    signs = {True: Mark(HIGHER, f"higher than {name}, {how}"), False: Mark(LOWER, f"lower than {name}, {how}")}
+    corrected = holm([p for _, _, p in tested])
+    marks = {cell: signs[delta > 0] for (cell, delta, _), p in zip(tested, corrected) if p < LEVEL}
+    return marks, "" if marks else f"No cell differs from {name} at {how}."
 
 
 def _measured_cells(table: Table) -> set[CellKey]:
@@ -71,55 +74,28 @@ def _measured_cells(table: Table) -> set[CellKey]:
 def _tests(kind: str, run: Run, reference: Run, shown: set[CellKey]) -> list[tuple[CellKey, float, float]]:
     found = []
     for (family, split), name in run.places(kind).items():
-        metrics = [m for m in run.results[name]["metrics"] if (run.id, family, split, m) in shown]
+        values = {m: v for m, v in run.results[name]["metrics"].items() if (run.id, family, split, m) in shown}
         other = reference.find(kind, family, split)
-        if not metrics or other is None or _rules(run, name) != _rules(reference, other):
+        if not values or other is None or _rules(run, name) != _rules(reference, other):
             continue
-        ours, theirs = (_samples(r, n) for r, n in ((run, name), (reference, other)))
-        if ours.keys() != theirs.keys():
+        if not all((r.path / n / "samples.jsonl").is_file() for r, n in ((run, name), (reference, other))):
             continue
-        for metric in metrics:
-            a = _scores(ours, metric, run.results[name]["metrics"][metric])
-            b = _scores(theirs, metric, reference.results[other]["metrics"].get(metric))
-            if a is None or b is None or a.keys() != b.keys():
-                continue
-            images = [ours[key]["image_id"] for key in a]
-            test = paired_bootstrap(list(a.values()), [b[key] for key in a], images, resamples=RESAMPLES)
-            found.append(((run.id, family, split, metric), test["delta"], test["p"]))
+        stored = read_stored(reference.path, other), read_stored(run.path, name)
+        if [_asked(item) for item in stored[0].items] != [_asked(item) for item in stored[1].items]:
+            continue
+        for metric, result in compare_stored([stored[0]], [stored[1]], list(values)).items():
+            # What is tested must be what is printed: METEOR's data files, say, may have been there then and not now.
+            if result.p is not None and math.isclose(result.b, values[metric], rel_tol=1e-3, abs_tol=1e-3):
+                found.append(((run.id, family, split, metric), result.difference, result.p))
     return found
+
+
+def _asked(item: object) -> tuple:
+    """What must be the same for two runs to have answered the same question."""
+    question = item.question
+    return item.sample.image_id, question.id, question.kind, question.text, question.box, question.target
 
 
 def _rules(run: Run, name: str) -> tuple:
     entry = run.benchmarks[name]
     return entry.get("version"), entry.get("protocol"), sorted(map(str, entry.get("deviations") or ()))
-
-
-def _samples(run: Run, name: str) -> dict[str, dict]:
-    """A benchmark's rows of samples.jsonl by question id; none where the file is not there."""
-    path = run.path / name / "samples.jsonl"
-    try:
-        with path.open(encoding="utf-8") as file:
-            rows = [json.loads(line) for line in file]
-        return {row["id"]: {key: row[key] for key in ("image_id", "group", "scores")} for row in rows}
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise HarnessError(f"{path}: cannot be read ({error}); score the run again") from None
-
-
-def _scores(samples: dict[str, dict], metric: str, value: float | None) -> dict[str, float] | None:
-    """The single scores whose mean ``metric`` is, by question; None where it is no such mean. ``NAME/GROUP`` is the
-    mean of NAME over the questions of that group."""
-    base, _, group = metric.partition("/")
-    for name, wanted in ((metric, None), (base, group)):
-        found = {
-            key: row["scores"][name]
-            for key, row in samples.items()
-            if row["scores"].get(name) is not None and (wanted is None or row["group"] == wanted)
-        }
-        if found and value is not None and all(isinstance(score, int | float) for score in found.values()):
-            mean = sum(found.values()) / len(found)
-            # Scores are stored to six digits, as shares or in percent.
-            if any(abs(mean * scale - value) <= 1e-6 * scale for scale in (1, 100)):
-                return {key: float(score) for key, score in found.items()}
-    return None

@@ -7,18 +7,14 @@ cells, so a reader with a pencil arrives at the same digits.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from decimal import Decimal
 from pathlib import Path
-from typing import Any
 
 from groma_eval.baseline_rows import Baseline, load_baselines
 from groma_eval.core import HarnessError
-from groma_eval.leakage import summarise
-from groma_eval.table_choice import CellKey, Choice, Mark, check_patterns, choose_columns, chosen, position
+from groma_eval.table_choice import Choice, check_patterns, choose_columns, chosen, position
 from groma_eval.table_columns import (
-    COUNTS,
     ERROR_HEAD,
     KINDS,
     PAPER,
@@ -26,11 +22,11 @@ from groma_eval.table_columns import (
     Column,
     error_columns,
     further_columns,
-    paper_protocol,
     plain_columns,
 )
 from groma_eval.table_footnotes import Footnotes
-from groma_eval.table_grid import SECTIONS, Cell, Grid, Row, Table, average_cell, half_up, rank
+from groma_eval.table_grid import SECTIONS, Grid, Row, Table, rank
+from groma_eval.table_measured import count_columns, measured_row, number, protocol_notes, reference_key, unjudged_notes
 from groma_eval.table_published import published_rows
 from groma_eval.table_runs import Run, read_run
 
@@ -114,7 +110,7 @@ def _grids(kind: str, runs: list[Run], baselines: str | None, choice: Choice) ->
     for run in runs:
         for place, name in run.places(kind).items():
             numbers = found.setdefault(place, [])
-            numbers += [m for m, v in run.results[name]["metrics"].items() if _number(v) is not None]
+            numbers += [m for m, v in run.results[name]["metrics"].items() if number(v) is not None]
     grids = []
     if choice.families:
         found = {place: numbers for place, numbers in found.items() if place[0] in choice.families}
@@ -160,12 +156,14 @@ def _grid(
     notes = Footnotes()
     keys = {}
     for place in dict.fromkeys((c.family, c.split) for c in columns if c.metric):
-        keys[place] = _reference(kind, place, runs, published=any((b.benchmark, b.split) == place for b in baselines))
-    columns = columns + _count_columns(kind, columns, runs)
+        keys[place] = reference_key(
+            kind, place, runs, published=any((b.benchmark, b.split) == place for b in baselines)
+        )
+    columns = columns + count_columns(kind, columns, runs)
     rows = published_rows(columns, baselines, notes)
     for section in SECTIONS[1:]:
         for run in runs:
-            if run.section == section and (row := _measured_row(kind, run, columns, keys, notes, choice.marks)):
+            if run.section == section and (row := measured_row(kind, run, columns, keys, notes, choice.marks)):
                 rows.append(row)
     used = [i for i in range(len(columns)) if any(row.cells[i].value is not None for row in rows)]
     for row in rows:
@@ -175,8 +173,10 @@ def _grid(
     for row in rows:
         _unrank(row, choice.unranked, notes)
     rank(columns, rows)
-    for text in (*_protocol_notes(keys), *_unjudged_notes(kind, keys, runs)):
+    for text in (*protocol_notes(keys), *unjudged_notes(kind, keys, runs)):
         notes.plain(text)
+    if choice.remark and any(row.section != "Published" for row in rows):
+        notes.plain(choice.remark)
     if pictures and any(row.section == "Published" for row in rows):
         notes.plain(pictures)
     return Grid(kind, title, columns, rows, notes.listed())
@@ -189,144 +189,3 @@ def _unrank(row: Row, reasons: Mapping[str, str], notes: Footnotes) -> None:
     for cell in row.cells:
         cell.ranked = False
     row.marks.append(notes.letter(f"not ranked: {list(reasons.values())[at]}"))
-
-
-Key = tuple[int | str, str, tuple[str, ...]]  # card version, protocol, deviations: what two cells must share
-
-
-def _key(entry: dict[str, Any]) -> Key:
-    deviations = entry.get("deviations") or ()
-    return entry.get("version", "?"), str(entry.get("protocol", "?")), tuple(sorted(str(d) for d in deviations))
-
-
-def _reference(kind: str, place: tuple[str, str], runs: list[Run], published: bool) -> Key | None:
-    """The version and protocol a column is read under: without deviations before with, the newest version, the
-    paper's protocol before others, then the commonest. Published rows pin it to the paper's protocol."""
-    paper = paper_protocol(kind, place)
-    keys = [_key(run.benchmarks[name]) for run in runs if (name := run.find(kind, *place))]
-    if published:
-        keys = [key for key in keys if key[1] == paper and not key[2]]
-    return min(keys, key=lambda k: (bool(k[2]), _descending(k[0]), k[1] != paper, -keys.count(k), k[1:]), default=None)
-
-
-def _descending(version: int | str) -> tuple[int, float]:
-    return (0, -version) if isinstance(version, int | float) else (1, 0)
-
-
-def _number(value: Any) -> float | int | None:
-    """A metric that is there. COCO's tools say -1 for "no such objects", and NaN is no number: both are a dash."""
-    if value is None or value != value or value in (float("inf"), float("-inf")) or value < 0:
-        return None
-    return value
-
-
-def _measured_row(
-    kind: str,
-    run: Run,
-    columns: list[Column],
-    keys: dict[tuple[str, str], Key | None],
-    notes: Footnotes,
-    signs: Mapping[CellKey, Mark],
-) -> Row | None:
-    cells = []
-    leaks = _leakage_marks(kind, run, columns, notes)
-    for column in columns:
-        name = run.find(kind, column.family, column.split) if column.metric else None
-        if column.average_of:
-            cells.append(average_cell(cells, column))
-        elif column.count:
-            cells.append(Cell(Decimal(_count(kind, run, columns, column.count))))
-        elif name is None or (value := _number(run.results[name]["metrics"].get(column.metric))) is None:
-            cells.append(Cell())
-        else:
-            key = _key(run.benchmarks[name])
-            reference = keys[column.family, column.split]
-            cell = Cell(half_up(value, column.digits), ranked=not run.oracle and key == reference)
-            bounds = (run.results[name].get("intervals") or {}).get(column.metric)
-            # An interval that its own number is not in is of something else than that number.
-            if isinstance(bounds, list) and len(bounds) == 2 and bounds[0] <= value <= bounds[1]:
-                low, high = (Decimal(repr(b)) for b in bounds)
-                cell.half = half_up((high - low) / 2, column.digits)
-                cell.bounds = (half_up(low, column.digits), half_up(high, column.digits))
-            cell.marks = _key_marks(key, reference, paper_protocol(kind, (column.family, column.split)), notes)
-            cell.apart = bool(column.note) and not (run.results[name].get("counts") or {}).get(column.unless)
-            if cell.apart:
-                cell.marks.append(notes.dagger(column.note))
-            cell.marks += leaks[name]
-            if mark := signs.get((run.id, column.family, column.split, column.metric)):
-                cell.marks.append(notes.sign(mark.sign, mark.note))
-            cells.append(cell)
-    shown = [cell for cell, column in zip(cells, columns) if cell.value is not None and column.metric]
-    if not shown:
-        return None
-    common = [m for m in shown[0].marks if all(m in cell.marks for cell in shown) and not _is_sign(m, signs)]
-    for cell in shown:  # a mark that every cell bears stands once, at the method
-        cell.marks = [m for m in cell.marks if m not in common]
-    marks = common + [notes.letter(str(text)) for text in run.model.get("notes") or ()]
-    if run.oracle:
-        marks.append(notes.letter("looks at the ground truth: an upper bound, not ranked"))
-    name, size = str(run.model.get("name") or "?"), str(run.model.get("size") or "-")
-    return Row(run.section, name, size, run.id, cells, marks)
-
-
-def _is_sign(mark: str, signs: Mapping[CellKey, Mark]) -> bool:
-    return any(mark == each.sign for each in signs.values())
-
-
-def _leakage_marks(kind: str, run: Run, columns: list[Column], notes: Footnotes) -> dict[str, list[str]]:
-    """Marks, by benchmark, for test pictures that the model's training saw or may have seen; none for bounds."""
-    found = {(c.family, c.split): run.find(kind, c.family, c.split) for c in columns if c.metric}
-    marks: dict[str, list[str]] = {name: [] for name in found.values() if name}
-    if run.section != "Measured":
-        return marks
-    seen = {}
-    for (family, split), name in found.items():
-        if name is None:
-            continue
-        status, images, of = summarise(run.benchmarks[name])
-        if status == "unknown":
-            marks[name].append(notes.dagger("whether its training saw the test pictures is not known"))
-        elif status == "seen":
-            seen[name] = f"{images} of {of}" + (f" of {family} {split}".rstrip() if len(marks) > 1 else "")
-    for name in seen:
-        marks[name].append(notes.dagger(f"its training saw test pictures: {', '.join(seen.values())}"))
-    return marks
-
-
-def _key_marks(key: Key, reference: Key | None, paper: str, notes: Footnotes) -> list[str]:
-    """Marks of a cell that left its card's protocol or stands under another version or protocol than its column."""
-    marks = []
-    if key[2]:
-        marks.append(notes.dagger(f"departs from the card's protocol: {', '.join(key[2])}"))
-    if key[:2] != reference[:2] if reference else key[1] != paper:
-        column = f"{reference[1]}, version {reference[0]}" if reference else "the paper's"
-        marks.append(notes.dagger(f"measured under protocol {key[1]}, card version {key[0]} (the column: {column})"))
-    return marks
-
-
-def _count_columns(kind: str, columns: list[Column], runs: list[Run]) -> list[Column]:
-    """Columns for answers that did not come out, where any run has some: they count as wrong, so they are shown."""
-    wanted = [c for c in COUNTS if any(_count(kind, run, columns, c) for run in runs)]
-    return [Column("counted wrong", c, digits=0, better=0, count=c) for c in wanted]
-
-
-def _count(kind: str, run: Run, columns: list[Column], count: str) -> int:
-    names = {run.find(kind, c.family, c.split) for c in columns if c.metric} - {None}
-    return sum(int((run.results[name].get("counts") or {}).get(count) or 0) for name in names)
-
-
-def _protocol_notes(keys: dict[tuple[str, str], Key | None]) -> Iterable[str]:
-    said: dict[str, list[str]] = {}
-    for (family, split), key in keys.items():
-        if key:
-            said.setdefault(f"protocol {key[1]}, card version {key[0]}", []).append(f"{family} {split}".strip())
-    where = {text: "" if len(said) == 1 else f" ({', '.join(places)})" for text, places in said.items()}
-    return [f"Measured rows: {text}{where[text]}." for text in said]
-
-
-def _unjudged_notes(kind: str, places: Iterable[tuple[str, str]], runs: list[Run]) -> Iterable[str]:
-    for place in places:
-        for run in runs:
-            name = run.find(kind, *place)
-            if name and (left := run.unjudged(name)):
-                yield f"{run.model.get('name')} ({run.id}): {left} answers are not judged yet (groma-eval judge RUN)"

@@ -48,6 +48,10 @@ class Session:
     corner: tuple[float, float] | None = None
     message: str = ""
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> Session:
+        # Gradio copies a state's first value for each visitor; the scene's copy would copy the model too.
+        return self
+
 
 def start(groma: Any, image: Image | None) -> Session:
     """A new session about ``image`` (any mode and size); without one an empty session."""

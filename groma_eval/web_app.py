@@ -80,8 +80,7 @@ def build(
         return (*shown(after), question if after.message else "")
 
     with gr.Blocks(title="Groma", analytics_enabled=False, delete_cache=_CLEANING) as app:
-        # A function, as Gradio copies a plain value for each visitor, and with it the perceived picture.
-        state = gr.State(lambda: opening)
+        state = gr.State(opening)
         gr.Markdown(f"# Groma\n{_HELP}")
         with gr.Row():
             with gr.Column():
@@ -94,7 +93,7 @@ def build(
                     typed = gr.Textbox(label="Or type a box", placeholder="x1,y1,x2,y2 in pixels, then Enter", scale=2)
                     clear = gr.Button("Clear boxes", scale=1)
                 gallery = gr.Gallery(
-                    examples, label="Examples", columns=EXAMPLES, allow_preview=False, format="png",
+                    examples, label="Examples", columns=EXAMPLES, rows=1, height="auto", allow_preview=False, format="png",
                     interactive=False, buttons=[],
                 )  # fmt: skip
             with gr.Column():

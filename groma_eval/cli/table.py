@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-from dataclasses import replace
 from pathlib import Path
 
 from groma_eval.core import HarnessError
 from groma_eval.table_choice import Choice
 from groma_eval.table_columns import KINDS
 from groma_eval.table_formats import FORMATS, render
+from groma_eval.table_grid import Table
 from groma_eval.tables import BASELINES, build_table, captioned
 
 
@@ -73,13 +73,13 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _table(args: argparse.Namespace):
+def _table(args: argparse.Namespace) -> Table:
     choice = Choice(args.benchmarks or (), args.rows or (), columns=args.columns or ())
-    table = build_table(args.kind, args.runs, args.baselines, choice)
     if args.against is not None:
-        from groma_eval.table_significance import significance
+        from groma_eval.table_significance import compared_table
 
-        choice = replace(choice, marks=significance(table, args.runs, args.against))
+        table = compared_table(args.kind, args.runs, args.baselines, choice, args.against)
+    else:
         table = build_table(args.kind, args.runs, args.baselines, choice)
     return captioned(table, args.caption, args.label)
 

@@ -93,7 +93,8 @@ ADAPTERS: dict[str, Declared] = {
             {
                 "ground_one": "Please provide the bounding box coordinate of the region this sentence describes: "
                 "<ref>{text}</ref>",
-                "ground_all": "Please detect and label all {text} in the image and mark their positions.",
+                "ground_all": "Please detect and label all {text} in the following image and mark their positions.",
+                "describe": "Please provide a short description for this region: {box}",
             },
         ),
         Declared(

@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from groma_eval.box_formats import FORMATS, BoxFormat, Canvas, box_format, smart_resize
+from groma_eval.box_formats import BoxFormat, Canvas, smart_resize
 from groma_eval.core import Decoding, HarnessError, ImageAnswer, ModelInfo, Prediction, Question, Sample
-from groma_eval.judge.client import CallFailed, Client, Completion, Stopped, read_key
+from groma_eval.judge.client import CallFailed, Client, Completion, Stopped
 from groma_eval.judge.settings import JudgeSettings
 from groma_eval.models.adapters import ADAPTERS
 from groma_eval.models.bounds import failed_image
@@ -32,13 +32,9 @@ from groma_eval.provenance import short_hash
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_HOSTED = "https://api.openai.com/v1"
 _TALK = frozenset({"converse"})
 _ALL = frozenset({"ground_one", "ground_all", "describe", "describe_scene", "converse"})
 _GIVE_UP = 8  # questions in a row that failed for good: the endpoint is down
-#: ``--model-args`` beside ``format`` and ``frame``: the settings of a judge of the same name, with their types.
-_CLIENT = {"base_url": str, "api_key_env": str, "concurrency": int, "timeout": float, "retries": int}
-_OTHERS = ("format", "frame", "cache", "min_pixels", "max_pixels")
 _WORDS = {
     "pixels": "in pixels of the image",
     "0-1": "as fractions of the image's width and height",
@@ -141,7 +137,7 @@ class Endpoint:
 
     def _ask(self, asks: Sequence[_Ask], decoding: Decoding) -> list[Prediction]:
         stop = threading.Event()
-        client = Client(self.settings, stop, "the model", self.key, _as_model_arg)
+        client = Client(self.settings, stop, "the model", self.key, as_model_arg)
         limits = _limits(decoding)
         failures = _Failures()
         fatal: list[HarnessError] = []
@@ -218,87 +214,8 @@ class _Failures:
             self._row = 0
 
 
-def load_endpoint(
-    model: str,
-    *,
-    name: str,
-    device: str | None = None,
-    dtype: str | None = None,
-    model_args: Mapping[str, str] | None = None,
-) -> Endpoint:
-    """The adapter of ``endpoint:MODEL``; ``device`` and ``dtype`` are the endpoint's own matter and not taken.
-
-    Raises:
-        HarnessError: no model, a setting that is none, no declared box format, no key.
-    """
-    if not model:
-        raise HarnessError(f"model {name!r} names no model; write endpoint:MODEL, as the endpoint calls it")
-    if device or dtype:
-        raise HarnessError(f"model {name!r} takes no --device or --dtype: the endpoint has its own")
-    args = dict(model_args or {})
-    for key in args:
-        if key not in _CLIENT and key not in _OTHERS:
-            raise HarnessError(f"model {name!r} has no --model-args {key!r}; it has {', '.join((*_OTHERS, *_CLIENT))}")
-    form = _declared(name, args.get("format"), args.get("frame"))
-    pixels = {key: _number(key, args[key], int) for key in ("min_pixels", "max_pixels") if key in args}
-    if pixels and (form is None or form.frame != "input-pixels"):
-        raise HarnessError("--model-args min_pixels, max_pixels: only for a format in pixels of the resized picture")
-    settings = _settings(name, model, args)
-    key = None
-    # Servers of one's own mostly want no key; a hosted one says so where it is missing.
-    if settings.base_url != _HOSTED and "api_key_env" not in args and not os.environ.get(settings.api_key_env):
-        key = "none"
-    else:
-        read_key(settings, "the model", _as_model_arg)
-    return Endpoint(name, settings, form, key=key, cache=_cache(args.get("cache")), pixels=pixels)
-
-
-def _declared(name: str, form: str | None, frame: str | None) -> BoxFormat | None:
-    choices = f"one of {', '.join(FORMATS)} (json with frame=...), or none for a model that writes no boxes"
-    if form is None:
-        raise HarnessError(f"model {name!r}: declare how it writes boxes with --model-args format=NAME, {choices}")
-    if form == "none":
-        if frame is not None:
-            raise HarnessError(f"model {name!r}: format=none has no frame; leave frame out")
-        return None
-    if form not in FORMATS:
-        raise HarnessError(f"--model-args format={form}: is none; give {choices}")
-    return box_format(form, frame)
-
-
-def _settings(name: str, model: str, args: Mapping[str, str]) -> JudgeSettings:
-    values = {key: _number(key, args[key], kind) for key, kind in _CLIENT.items() if key in args}
-    values["base_url"] = (args.get("base_url") or os.environ.get("OPENAI_BASE_URL") or _HOSTED).rstrip("/")
-    if "timeout" in values:
-        values["timeout_s"] = values.pop("timeout")
-    try:
-        return JudgeSettings(model=model, **values)
-    except HarnessError as error:
-        text = str(error)
-        for option in ("base-url", "concurrency", "retries", "timeout"):
-            text = text.replace(f"--{option}", f"--model-args {option.replace('-', '_')}")
-        raise HarnessError(f"model {name!r}: {text}") from None
-
-
-def _number(key: str, text: str, kind: type) -> Any:
-    try:
-        value = kind(text)
-    except ValueError:
-        value = None
-    if value is None or (key.endswith("_pixels") and value < 1):
-        raise HarnessError(f"--model-args {key}={text}: must be a {'whole ' if kind is int else ''}number")
-    return value
-
-
-def _cache(given: str | None) -> Path | None:
-    if given == "none":
-        return None
-    if given is not None:
-        return Path(given)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "groma-eval" / "endpoint"
-
-
-def _as_model_arg(name: str) -> str:
+def as_model_arg(name: str) -> str:
+    """How messages spell a setting of the adapter."""
     return "--model-args " + name.replace("-", "_")
 
 

@@ -20,7 +20,7 @@ class GroundingDino(Detector):
 
     def detect(self, asks: Sequence[Ask]) -> list[Detections]:
         """See the base class. Only pictures of equal size share a batch: padding would change the boxes a little."""
-        found: list[Detections] = [None] * len(asks)  # type: ignore[list-item]
+        found: dict[int, Detections] = {}
         for indices in batches([ask.image.size for ask in asks], int(self.setting["batch"] or BATCH)):
             inputs = self.processor(
                 images=[asks[i].image for i in indices],
@@ -33,7 +33,7 @@ class GroundingDino(Detector):
             scores = outputs.logits.float().sigmoid().amax(dim=-1)
             for row, index in enumerate(indices):
                 found[index] = (outputs.pred_boxes[row].float().cpu(), scores[row].cpu())
-        return found
+        return [found[index] for index in range(len(asks))]
 
 
 def _phrase(prompt: str) -> str:

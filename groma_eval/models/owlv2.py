@@ -17,7 +17,7 @@ class Owlv2(Detector):
 
     def detect(self, asks: Sequence[Ask]) -> list[Detections]:
         """See the base class; phrases of a picture do not influence each other."""
-        found: list[Detections] = [None] * len(asks)  # type: ignore[list-item]
+        found: dict[int, Detections] = {}
         of_picture: dict[int, list[int]] = {}
         for index, ask in enumerate(asks):
             of_picture.setdefault(id(ask.image), []).append(index)
@@ -39,4 +39,4 @@ class Owlv2(Detector):
             scores = outputs.logits[0].float().sigmoid().cpu()  # [boxes, phrases]
             for column, index in enumerate(indices):
                 found[index] = (boxes, scores[:, column])
-        return found
+        return [found[index] for index in range(len(asks))]

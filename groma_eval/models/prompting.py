@@ -5,6 +5,8 @@ from __future__ import annotations
 from groma_eval.box_formats import BoxFormat, Canvas
 from groma_eval.core import Question
 
+CUT_OFF = "cut off at max_new_tokens="  # how the error of such an answer begins
+
 
 def fill(template: str, question: Question, form: BoxFormat | None, canvas: Canvas) -> str:
     """``template`` with the question's ``{text}`` and ``{box}`` in it; the text may name its box ``<box>``.
@@ -21,4 +23,4 @@ def fill(template: str, question: Question, form: BoxFormat | None, canvas: Canv
 
 def cut_off(limit: int) -> str:
     """What is said of an answer that the token limit ended before it held a box."""
-    return f"cut off at max_new_tokens={limit}; --gen-args max_new_tokens=N gives more"
+    return f"{CUT_OFF}{limit}; --gen-args max_new_tokens=N gives more"

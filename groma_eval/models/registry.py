@@ -150,7 +150,7 @@ def _build(name: str, *, training_answers: str | Path | None, **options: Any) ->
     if prefix in ADAPTERS:
         return _build_adapter(prefix, argument, name, options)
     if prefix == "endpoint":
-        from groma_eval.models.endpoint import load_endpoint
+        from groma_eval.models.endpoint_loading import load_endpoint
 
         return load_endpoint(argument, name=name, **options)
     if prefix == "groma" and not argument:
@@ -161,7 +161,7 @@ def _build(name: str, *, training_answers: str | Path | None, **options: Any) ->
 
 
 def _build_adapter(prefix: str, argument: str, name: str, options: dict[str, Any]) -> Model:
-    from groma_eval.models.transformers_base import load_adapter
+    from groma_eval.models.transformers_loading import load_adapter
 
     module, _, attribute = ADAPTERS[prefix].target.partition(":")
     adapter = getattr(importlib.import_module(module), attribute)

@@ -1,15 +1,9 @@
-"""What the adapters of transformers models share: loading, prompts, batches of questions, greedy decoding.
-
-Image processors are the PIL ones and processors are composed here, so that nothing needs torchvision; with it the
-inputs are the same up to its resizing.
-"""
+"""What the adapters of transformers models share: prompts, batches of questions, greedy decoding."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from groma_eval.box_formats import FORMATS, Canvas
@@ -18,15 +12,10 @@ from groma_eval.models.adapters import Declared
 from groma_eval.models.bounds import failed_image
 from groma_eval.models.groma import open_image, printed_size
 from groma_eval.models.prompting import cut_off, fill
-from groma_eval.provenance import file_hash, short_hash
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-_DTYPES = {
-    "float32": "float32", "fp32": "float32", "bfloat16": "bfloat16", "bf16": "bfloat16",
-    "float16": "float16", "fp16": "float16",
-}  # fmt: skip
 BATCH = 8  # questions at a time
 
 
@@ -50,12 +39,14 @@ class Completion:
 
 @dataclass(frozen=True)
 class Parts:
-    """A loaded checkpoint: the model, its tokenizer and PIL image processor, and its chat template where it has one."""
+    """A loaded checkpoint: the model, its tokenizer and PIL image processor, its chat template where it has one, and
+    how many of the model's weights it lacks."""
 
     model: Any
     tokenizer: Any
     image_processor: Any
     chat_template: str | None = None
+    missing: int = 0
 
 
 class TransformersAdapter:
@@ -89,6 +80,7 @@ class TransformersAdapter:
         self.chat_template = parts.chat_template
         changed = {key: value for key, value in (settings or {}).items() if key != "batch"}
         self.setting = {**self.settings, **(settings or {})}
+        lacking = (f"{parts.missing} weights are not in the checkpoint and random",) if parts.missing else ()
         parameters = self.model.num_parameters()
         self.info = ModelInfo(
             name=name or declared.name,
@@ -100,7 +92,7 @@ class TransformersAdapter:
             exposes_confidences=declared.exposes_confidences,
             box_format=declared.box_format,
             frame=declared.frame,
-            notes=(*declared.notes, *(f"{key}={value:g}" for key, value in changed.items())),
+            notes=(*declared.notes, *lacking, *(f"{key}={value:g}" for key, value in changed.items())),
             templates=dict(declared.templates),
         )
         self.prepare_parts()
@@ -190,7 +182,7 @@ class Generator(TransformersAdapter):
 
     def _decoded(self, row: list[int], limit: int) -> Completion:
         ends = self.model.generation_config.eos_token_id
-        ends = set(ends if isinstance(ends, list) else [ends])
+        ends = {*(ends if isinstance(ends, list) else [ends]), self.tokenizer.eos_token_id}
         if not self.emits_prompt and row:
             row = row[1:]  # the token that starts the decoder, which may be the one that ends an answer
         stop = next((i for i, token in enumerate(row) if token in ends), None)
@@ -255,123 +247,3 @@ def _named(question: Question, text: str) -> Question:
 
 def _turn(role: str, text: str) -> dict[str, Any]:
     return {"role": role, "content": [{"type": "text", "text": text}]}
-
-
-def load_adapter(
-    adapter: type[TransformersAdapter],
-    declared: Declared,
-    checkpoint: str | None,
-    *,
-    name: str,
-    device: str | None,
-    dtype: str | None,
-    model_args: Mapping[str, str] | None,
-) -> TransformersAdapter:
-    """The adapter of a folder or hub id (None: the declared one).
-
-    Raises:
-        HarnessError: no such checkpoint, one of another kind, or a device, dtype or setting that is not to be had.
-    """
-    settings = read_settings(name, model_args or {}, adapter.settings)
-    source = checkpoint or declared.checkpoint
-    place = chosen_device(device)
-    try:
-        parts, content = _load_parts(source, declared, place, chosen_dtype(dtype, place))
-    except (OSError, ValueError, ImportError) as error:
-        raise HarnessError(f"model {name!r}: {_first_line(error)}") from error
-    return adapter(declared, parts, name=name, checkpoint=source, content=content, settings=settings)
-
-
-def _load_parts(source: str, declared: Declared, device: str, dtype: Any) -> tuple[Parts, str]:
-    import transformers
-    from transformers import AutoConfig, AutoImageProcessor, AutoTokenizer
-
-    config = AutoConfig.from_pretrained(source)
-    if config.model_type not in declared.model_types:
-        raise HarnessError(
-            f"model '{declared.name}:{source}': its config.json says {config.model_type!r}, "
-            f"not {' or '.join(declared.model_types)}"
-        )
-    detector = declared.box_format == "cxcywh"
-    auto = transformers.AutoModelForZeroShotObjectDetection if detector else transformers.AutoModelForImageTextToText
-    model = auto.from_pretrained(source, dtype=dtype, use_safetensors=True).to(device)
-    tokenizer = AutoTokenizer.from_pretrained(source)
-    image_processor = AutoImageProcessor.from_pretrained(source, backend="pil")
-    parts = Parts(model, tokenizer, image_processor, tokenizer.chat_template or _chat_template(source))
-    return parts, _content(source, config)
-
-
-def _chat_template(source: str) -> str | None:
-    """The template that some checkpoints keep beside the tokenizer's files."""
-    import json
-
-    from transformers.utils import cached_file
-
-    for file in ("chat_template.jinja", "chat_template.json"):
-        path = cached_file(source, file, _raise_exceptions_for_missing_entries=False)
-        if path is not None:
-            text = Path(path).read_text(encoding="utf-8")
-            return text if file.endswith(".jinja") else json.loads(text)["chat_template"]
-    return None
-
-
-def _content(source: str, config: Any) -> str:
-    """A hash of the checkpoint: of its files in a folder, of the hub's commit otherwise."""
-    folder = Path(source)
-    if folder.is_dir():
-        files = sorted(path for path in folder.iterdir() if path.suffix in (".safetensors", ".json", ".jinja"))
-        return short_hash([(path.name, file_hash(path)) for path in files])
-    return short_hash([source, getattr(config, "_commit_hash", None)])
-
-
-def read_settings(
-    name: str, model_args: Mapping[str, str], known: Mapping[str, float | None]
-) -> dict[str, float | None]:
-    """``--model-args`` as numbers: ``threshold`` from 0 to 1, all others whole and above 0."""
-    settings: dict[str, float | None] = {}
-    for key, text in model_args.items():
-        if key not in known:
-            raise HarnessError(f"model {name!r} has no --model-args {key!r}; it has {', '.join(known)}")
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if key == "threshold":
-            fits, wanted = 0 <= value <= 1, "a number from 0 to 1"
-        else:
-            fits, wanted = value >= 1 and value == round(value) if math.isfinite(value) else False, "a whole number > 0"
-        if not fits:
-            raise HarnessError(f"--model-args {key}={text}: must be {wanted}")
-        settings[key] = value
-    return settings
-
-
-def chosen_device(device: str | None) -> str:
-    """The device as given, else a GPU where there is one; HarnessError where it is not to be had."""
-    import torch
-
-    if device is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        kind = torch.device(device).type
-    except RuntimeError:
-        raise HarnessError(f"--device {device!r} is none; use cpu, cuda or cuda:NUMBER") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise HarnessError(f"--device {device}: no CUDA device here; use cpu")
-    return device
-
-
-def chosen_dtype(dtype: str | None, device: str) -> Any:
-    """The dtype as given, else the checkpoint's own on a GPU and float32 on a CPU."""
-    import torch
-
-    if dtype is None:
-        return torch.float32 if device == "cpu" else "auto"
-    if dtype not in _DTYPES:
-        raise HarnessError(f"--dtype {dtype!r} is none; use one of {', '.join(_DTYPES)}")
-    return getattr(torch, _DTYPES[dtype])
-
-
-def _first_line(error: Exception) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

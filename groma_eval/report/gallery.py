@@ -12,7 +12,7 @@ from typing import Any
 
 from groma_eval.report.escape import clean
 from groma_eval.report.load import Answers, Row, StoredRun
-from groma_eval.report.verdicts import area_bits, judge
+from groma_eval.report.verdicts import RIGHT, area_bits, judge
 
 CHUNK = 64  # questions, or images, in a data file
 MAX_PROPOSALS = 100  # best ones shown of an image
@@ -56,6 +56,7 @@ def build_gallery(
         rows_of[number], differing[number] = same, len(answers.rows) - len(same)
     listing = {
         "task": task,
+        "right": RIGHT.get(task, "as the task scores it"),
         "ids": list(first),
         "image": [image_number[row["image_id"]] for row in first.values()],
         "text": [row["text"] or "" for row in first.values()],

@@ -92,13 +92,18 @@ def read_answers(run: StoredRun, benchmark: str) -> Answers:
         HarnessError: a line does not read or lacks a field; the message names file, line and field.
     """
     folder = run.path / benchmark
-    images = {row["image_id"]: row for row in _rows(folder / "images.jsonl", _IMAGE)}
+    images = read_images(run, benchmark)
     rows = {}
     for row in _rows(folder / "samples.jsonl", _SAMPLE):
         if row["image_id"] not in images:
             raise HarnessError(f"{folder}/samples.jsonl: '{row['id']}' is of image '{row['image_id']}', not in images")
         rows[row["id"]] = row
     return Answers(rows, images)
+
+
+def read_images(run: StoredRun, benchmark: str) -> dict[str, Row]:
+    """The images of a finished benchmark by image id; HarnessError as :func:`read_answers`."""
+    return {row["image_id"]: row for row in _rows(run.path / benchmark / "images.jsonl", _IMAGE)}
 
 
 def _rows(path: Path, fields: Mapping[str, tuple[Callable[[Any], bool], str]]) -> Iterator[Row]:

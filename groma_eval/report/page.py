@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from groma_eval import __version__
 from groma_eval.report.escape import Html, join, tag
 from groma_eval.report.load import StoredRun
-from groma_eval.report.summary import Benchmark, benchmark_section, headline_table, provenance_section
+from groma_eval.report.summary import ALPHA, Benchmark, benchmark_section, headline_table, provenance_section
 
 MARK = '<meta name="generator" content="groma-eval report'
 
@@ -76,21 +76,22 @@ def _pick_run(key: str, name: str) -> Html:
 def _summary(runs: Sequence[StoredRun], benchmarks: Sequence[Benchmark]) -> Html:
     count = f"{len(runs)} run{'s' if len(runs) > 1 else ''}, {len(benchmarks)} benchmark"
     count += "s" if len(benchmarks) > 1 else ""
-    star = (
-        tag("p", "* the 95 % interval of the difference leaves out zero (paired bootstrap by image).", class_="quiet")
-        if any(b.differences for b in benchmarks)
-        else None
-    )
+    star = tag("p", _STAR, class_="quiet") if any(b.differences for b in benchmarks) else None
     return tag(
         "div",
-        tag("section", tag("h2", "Summary"), tag("p", count, class_="quiet"), headline_table(runs, benchmarks)),
+        tag("section", tag("h2", "Summary"), tag("p", count, class_="quiet"), headline_table(runs, benchmarks), star),
         tag("noscript", tag("p", "Plots and gallery need JavaScript; the tables do not.", class_="note")),
         join(benchmark_section(runs, b) for b in benchmarks),
-        star,
         tag("section", tag("h2", "Provenance"), *(provenance_section(n, run) for n, run in enumerate(runs))),
         id="summary",
         class_="view",
     )
+
+
+_STAR = (
+    f"Differences marked * have p < {ALPHA} by the paired test of whole images, each metric by itself: where many are "
+    "compared, some are marked by chance. groma-eval compare corrects for their number."
+)
 
 
 def _empty(name: str) -> Html:

@@ -17,7 +17,7 @@ from groma_eval.report import page
 from groma_eval.report.compare import differences_of, intervals_of
 from groma_eval.report.escape import clean, script
 from groma_eval.report.gallery import CHUNK, build_gallery
-from groma_eval.report.load import StoredRun, read_answers, read_runs
+from groma_eval.report.load import StoredRun, read_answers, read_images, read_runs
 from groma_eval.report.pictures import make_copies
 from groma_eval.report.series import series_of
 from groma_eval.report.summary import Benchmark
@@ -140,7 +140,7 @@ def _recorded(runs: Sequence[StoredRun], names: Sequence[str]) -> dict[str, tupl
     for run in runs:
         for name in names:
             if run.finished(name):
-                for image in read_answers(run, name).images.values():
+                for image in read_images(run, name).values():
                     path, content = image["path"], image.get("file_hash")
                     if path and (path not in found or found[path][0] is None):
                         content = content if isinstance(content, str) else None

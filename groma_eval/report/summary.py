@@ -14,6 +14,8 @@ from groma_eval.metrics.about import find
 from groma_eval.report.escape import Html, join, tag
 from groma_eval.report.load import StoredRun
 
+ALPHA = 0.05  # differences with a smaller p-value are marked
+
 
 @dataclass
 class Benchmark:
@@ -79,7 +81,9 @@ def benchmark_section(runs: Sequence[StoredRun], b: Benchmark) -> Html:
         for n, run in shown:
             cells.append(tag("td", _value(b, n, run, name) if n in b.finished else "–", class_="num"))
         if b.differences:
-            cells.append(tag("td", _difference(b.differences.get(name)), class_="num"))
+            cells.append(
+                tag("td", _difference(b.differences.get(name), about and about.higher_is_better), class_="num")
+            )
         rows.append(tag("tr", *cells))
     for name in dict.fromkeys(c for n in b.finished for c in runs[n].metrics[b.name].get("counts", {})):
         cells = [tag("th", name.replace("_", " "), tag("span", "count", class_="sub"), scope="row")]
@@ -127,7 +131,7 @@ def provenance_section(number: int, run: StoredRun) -> Html:
         if text not in (None, "")
         for part in (tag("dt", name), tag("dd", text if isinstance(text, Html) else str(text)))
     ]
-    title = tag("summary", _run_name(number, run), tag("span", "provenance", class_="sub"))
+    title = tag("summary", _run_name(number, run))
     return tag("details", title, tag("dl", *items), class_="card provenance")
 
 
@@ -166,16 +170,19 @@ def _value(b: Benchmark, number: int, run: StoredRun, metric: str) -> Html:
     return tag("span", tag("span", f"{value:.1f}", class_="value"), spread, class_="figure")
 
 
-def _difference(found: Mapping[str, float] | None) -> Html | str:
+def _difference(found: Mapping[str, float] | None, higher_is_better: bool | None) -> Html | str:
     if not found:
         return "–"
-    apart = found["lo"] > 0 or found["hi"] < 0
+    apart = found["p"] < ALPHA
+    kind = ""
+    if apart and higher_is_better is not None:
+        kind = "better" if (found["delta"] > 0) == higher_is_better else "worse"
     p = f"p = {found['p']:.3f}" if found["p"] >= 0.001 else "p < 0.001"
     return tag(
         "span",
         tag("span", f"{found['delta']:+.1f}".replace("-", "−"), "*" if apart else "", class_="value"),
         tag("span", f"{found['lo']:+.1f} – {found['hi']:+.1f}, {p}".replace("-", "−"), class_="interval"),
-        class_="figure apart" if apart else "figure",
+        class_=f"figure {kind}".strip(),
     )
 
 

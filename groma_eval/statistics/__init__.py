@@ -70,13 +70,13 @@ def estimate(
     for weights in bootstrap_weights(images, resamples, seed) if images else ():
         for name, statistic in statistics.items():
             left = len(weights) if statistic.resamples is None else statistic.resamples - drawn
-            if left > 0:
+            if left > 0 and statistic.interval != "jackknife":
                 draws[name].append(statistic.replicates(weights[:left]))
         drawn += len(weights)
     for name, statistic in statistics.items():
-        value, drawn_values = value_of(statistic), np.concatenate(draws[name])
-        limit = (limits or {}).get(name)
-        found[name] = summarise(value, drawn_values, statistic.jackknife(), statistic.images, limit)
+        values = np.concatenate([np.zeros(0), *draws[name]])
+        limit, knife = (limits or {}).get(name), statistic.jackknife()
+        found[name] = summarise(value_of(statistic), values, knife, statistic.images, limit, statistic.interval)
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from groma_eval.statistics.sums import MeanOfShares, mean_of_shares
 RESAMPLES = 200  # of average precision, which every draw must rank anew
 _RECALLS = np.linspace(0.0, 1.0, 101)
 _CHUNK = 2_000_000
+_MOST_WORK = 20_000_000  # pairs of image and detection, above which the jackknife is left for the bootstrap
 
 
 def recall_of(
@@ -84,9 +85,30 @@ class AveragePrecision:
         with np.errstate(invalid="ignore"):
             return 100.0 * total / count
 
-    def jackknife(self) -> None:
-        """Not computed: as many rankings as there are images."""
-        return None
+    @property
+    def interval(self) -> str:
+        """``jackknife`` where there are several categories and it is not too costly, else ``t``."""
+        work = sum(len(c.gt_image) * len(c.image) for c in self.categories)
+        return "jackknife" if len(self.categories) > 1 and work <= _MOST_WORK else "t"
+
+    def jackknife(self) -> np.ndarray | None:
+        """Without one image only the categories that it has change."""
+        if self.interval != "jackknife":
+            return None
+        total, count = np.zeros(self.images), np.full(self.images, float(len(self.categories)))
+        for category in self.categories:
+            own = np.union1d(category.image, category.gt_image)
+            local = replace(
+                category, image=np.searchsorted(own, category.image), gt_image=np.searchsorted(own, category.gt_image)
+            )
+            without = np.concatenate([1.0 - np.eye(len(own)), np.ones((1, len(own)))])
+            wanted = without[:, local.gt_image] @ local.gt_count
+            found = np.where(wanted > 0, _precision(local, without, np.maximum(wanted, 1e-12)), 0.0)
+            total += found[-1]
+            total[own] += found[:-1] - found[-1]
+            count[own] -= wanted[:-1] <= 0
+        with np.errstate(invalid="ignore"):
+            return 100.0 * total / count
 
 
 def average_precision_of(matches: Matches, iou: float | None = None, max_dets: int | None = None) -> AveragePrecision:
@@ -96,8 +118,9 @@ def average_precision_of(matches: Matches, iou: float | None = None, max_dets: i
     wrong = ~right & ~matches.ignored[0, levels]
     kept = np.ones(len(matches.rank), dtype=bool) if max_dets is None else matches.rank < max_dets
     categories = []
-    for number in np.unique(matches.cell_category):
-        truth = np.flatnonzero((matches.cell_category == number) & (matches.wanted[0] > 0))
+    counted = matches.wanted[0] > 0
+    for number in np.unique(matches.cell_category[counted]):
+        truth = np.flatnonzero((matches.cell_category == number) & counted)
         own = np.flatnonzero((matches.category == number) & kept)
         own = own[np.argsort(-matches.score[own], kind="stable")]
         categories.append(

@@ -10,24 +10,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 LEVEL = 0.95
 RESAMPLES = 10_000
+_LEAST_FREEDOM = 20  # fewer are not told apart by a kurtosis estimated from some hundred images
 _CHUNK = 4_000_000  # weights drawn at once: bounds memory
 
 
 class Statistic(Protocol):
     """A metric of ``images`` images as a function of their weights, unchanged where all weights are scaled alike.
 
-    ``exact_jackknife``: whether the value without one image is cheap; ``resamples`` bounds what is drawn (None: no
-    bound).
+    ``interval``: how its interval is made (see :class:`Estimate`). ``resamples`` bounds what is drawn (None: no bound).
     """
 
     images: int
     resamples: int | None
+
+    @property
+    def interval(self) -> str: ...
 
     def replicates(self, weights: np.ndarray) -> np.ndarray:
         """Values (R,) under weights (R, images), NaN where the metric has none."""
@@ -37,7 +40,12 @@ class Statistic(Protocol):
         """Values (images,) with each image left out, or None where that costs too much."""
         ...
 
-    def beside(self, other: Statistic) -> Statistic:
+
+@runtime_checkable
+class Swappable(Protocol):
+    """A statistic that can be made of two runs' images at once, as the swap test needs it."""
+
+    def beside(self, other: Any) -> Any:
         """The statistic of the images of both, this one's first."""
         ...
 
@@ -46,9 +54,9 @@ class Statistic(Protocol):
 class Estimate:
     """A metric with its uncertainty, in the metric's unit; ``se``, ``low`` and ``high`` are None with one image.
 
-    ``method``: ``bca`` (bias-corrected and accelerated bootstrap), ``t`` (t interval on the bootstrap's standard error)
-    or ``exact`` (binomial, where all images are at the metric's limit). ``images`` are the clusters, ``resamples`` the
-    draws.
+    ``method``: ``bca`` (bias-corrected and accelerated bootstrap), ``jackknife`` (t interval on the jackknife's
+    standard error), ``t`` (t interval on the bootstrap's) or ``exact`` (binomial, where all images are at the metric's
+    limit). ``images`` are the clusters, ``resamples`` the draws.
     """
 
     value: float
@@ -96,29 +104,35 @@ def summarise(
     jackknife: np.ndarray | None,
     images: int,
     limits: tuple[float, float | None] | None = None,
+    method: str = "bca",
 ) -> Estimate:
-    """The estimate from a metric's bootstrap ``draws`` (R,) and its leave-one-image-out values.
+    """The estimate from a metric's bootstrap ``draws`` (R,) (none for ``jackknife``) and its leave-one-image-out values
+    (None for ``t``).
 
     ``limits``: the metric's lowest and highest value (None: it has no bound). An interval does not leave them, and at
     one that every image reaches it is not empty: see :func:`_unseen`.
 
-    The interval is BCa (Efron, JASA 1987) at quantiles widened for the number of images as Hesterberg (*What Teachers
-    Should Know About the Bootstrap*, 2015) widens the percentile interval: Student's t times sqrt(n / (n - 1)) in place
-    of the normal quantile. Without a jackknife, value ± t x standard error.
+    The interval is BCa (Efron, JASA 1987) at quantiles widened as Hesterberg (*What Teachers Should Know About the
+    Bootstrap*, 2015) widens the percentile interval: Student's t times sqrt(n / (n - 1)) in place of the normal
+    quantile, here with Satterthwaite's degrees of freedom, which are fewer where few images carry most of the
+    variance. By the other methods value ± t x standard error.
+
+    Means over categories are left to the jackknife: a category that few images have hardly varies between bootstrap
+    draws, so that intervals from these are too short, whereas the jackknife's are a little too long.
     """
-    draws = draws[np.isfinite(draws)]
-    if images < 2 or len(draws) < 2:
-        return Estimate(value, None, None, None, images, len(draws), "t" if jackknife is None else "bca")
-    se = float(draws.std(ddof=1))
-    t = t_quantile(images)
-    if np.ptp(draws) <= _near(value):
+    known = draws if jackknife is None or method != "jackknife" else jackknife
+    known, draws = known[np.isfinite(known)], draws[np.isfinite(draws)]
+    if images < 2 or len(known) < 2:
+        return Estimate(value, None, None, None, images, len(draws), method)
+    if np.ptp(known) <= _near(value):
         low, high = _unseen(value, images, limits)
-        return Estimate(value, 0.0, low, high, images, len(draws), "exact" if low < high else "bca")
-    if jackknife is None:
+        return Estimate(value, 0.0, low, high, images, len(draws), "exact" if low < high else method)
+    scale = (len(known) - 1) / np.sqrt(len(known)) if method == "jackknife" else 1.0
+    se, t = float(scale * known.std(ddof=1)), t_quantile(images - 1)
+    if method != "bca":
         low, high = np.clip([value - t * se, value + t * se], *(limits or (None, None)))
-        return Estimate(value, se, float(low), float(high), images, len(draws), "t")
-    tails = _bca_levels(value, draws, jackknife[np.isfinite(jackknife)], t * np.sqrt(images / (images - 1)))
-    low, high = np.quantile(draws, tails)
+        return Estimate(value, se, float(low), float(high), images, len(draws), method)
+    low, high = np.quantile(draws, _bca_levels(value, draws, jackknife[np.isfinite(jackknife)], images))
     return Estimate(value, se, float(low), float(high), images, len(draws), "bca")
 
 
@@ -140,14 +154,14 @@ def _unseen(value: float, images: int, limits: tuple[float, float | None] | None
     return value, value
 
 
-def t_quantile(images: int, level: float = LEVEL) -> float:
-    """Two-sided Student quantile with ``images`` - 1 degrees of freedom."""
+def t_quantile(freedom: float, level: float = LEVEL) -> float:
+    """Two-sided Student quantile."""
     from scipy.special import stdtrit
 
-    return float(stdtrit(images - 1, 0.5 + level / 2))
+    return float(stdtrit(freedom, 0.5 + level / 2))
 
 
-def _bca_levels(value: float, draws: np.ndarray, jackknife: np.ndarray, quantile: float) -> np.ndarray:
+def _bca_levels(value: float, draws: np.ndarray, jackknife: np.ndarray, images: int) -> np.ndarray:
     """The two quantile levels of the BCa interval."""
     from scipy.special import ndtr, ndtri
 
@@ -156,7 +170,11 @@ def _bca_levels(value: float, draws: np.ndarray, jackknife: np.ndarray, quantile
     bias = ndtri(np.clip(below, 1 / len(draws), 1 - 1 / len(draws)))
     away = jackknife.mean() - jackknife if len(jackknife) else np.zeros(1)
     spread = (away**2).sum()
-    # Below rounding every image counts alike and there is no skew to correct.
-    skew = (away**3).sum() / (6.0 * spread**1.5) if spread > near**2 else 0.0
+    skew, freedom = 0.0, images - 1.0
+    if spread > near**2:  # else, below rounding, every image counts alike
+        skew = (away**3).sum() / (6.0 * spread**1.5)
+        kurtosis = len(away) * (away**4).sum() / spread**2
+        freedom = float(np.clip(2 * images / max(kurtosis - 1, 1e-9), min(_LEAST_FREEDOM, freedom), freedom))
+    quantile = t_quantile(freedom) * np.sqrt(images / (images - 1))
     edges = bias + np.array([-quantile, quantile])
     return ndtr(bias + edges / np.maximum(1e-6, 1.0 - skew * edges))

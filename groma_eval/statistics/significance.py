@@ -13,6 +13,7 @@ from groma_eval.statistics.resample import (
     RESAMPLES,
     Estimate,
     Statistic,
+    Swappable,
     bootstrap_weights,
     summarise,
     swap_weights,
@@ -29,7 +30,7 @@ class Difference:
 
     ``a`` and ``b`` are means over their runs, ``a_runs`` and ``b_runs``. ``se``, ``low`` and ``high`` are those of
     ``difference``, by the bootstrap that draws each image for both at once. ``p``: two-sided, of the swap test by
-    image; where the statistic is costly (``method`` ``t``) of Student's t on ``se``. ``detectable``: the least true
+    image, for average precision of Student's t on ``se``. ``detectable``: the least true
     difference that a test at 5 % finds with the chance 80 %. None where one image leaves nothing to be said.
     """
 
@@ -64,14 +65,16 @@ def difference(a: Sequence[Statistic], b: Sequence[Statistic], resamples: int = 
     resamples = min([resamples, *limits])
     values = [[value_of(s) for s in side] for side in (a, b)]
     means = [float(np.mean(side)) for side in values]
-    draws = np.concatenate([_delta(a, b, weights) for weights in bootstrap_weights(images, resamples, seed)])
+    method, draws = a[0].interval, np.zeros(0)
+    if method != "jackknife":
+        draws = np.concatenate([_delta(a, b, weights) for weights in bootstrap_weights(images, resamples, seed)])
     knives = [[s.jackknife() for s in side] for side in (a, b)]
     cheap = all(knife is not None for side in knives for knife in side)
     knife = np.mean(knives[1], axis=0) - np.mean(knives[0], axis=0) if cheap else None
-    found = summarise(means[1] - means[0], draws, knife, images)
+    found = summarise(means[1] - means[0], draws, knife, images, method=method)
     p = None
     if found.se is not None:
-        p = _swap_p(a, b, resamples, seed) if cheap else _t_p(found)
+        p = _swap_p(a, b, resamples, seed) if isinstance(a[0], Swappable) else _t_p(found)
     return Difference(
         means[0], means[1], found.value, found.se, found.low, found.high, p,
         None if found.se is None else detectable_difference(found.se),
@@ -84,7 +87,7 @@ def _delta(a: Sequence[Statistic], b: Sequence[Statistic], weights: np.ndarray) 
     return right - left
 
 
-def _swap_p(a: Sequence[Statistic], b: Sequence[Statistic], resamples: int, seed: int) -> float:
+def _swap_p(a: Sequence[Any], b: Sequence[Any], resamples: int, seed: int) -> float:
     """Share of swaps with a larger difference than the one found, those that tie with it by half (mid-p).
 
     Sums of right answers are whole numbers, so that many swaps tie; counting them whole would make the test find

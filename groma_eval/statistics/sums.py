@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 Formula = Callable[[np.ndarray], np.ndarray]  # totals (..., columns) -> values (...)
+MANY, FEWER = 5000, 2000  # what means over the categories of a large set cost is bounded by drawing less often
 _CHUNK = 8_000_000
 
 
@@ -18,6 +19,7 @@ class OfSums:
     sums: np.ndarray
     formula: Formula
     resamples: int | None = None
+    interval = "bca"
 
     @property
     def images(self) -> int:
@@ -72,6 +74,7 @@ class MeanOfShares:
     part: np.ndarray
     whole: np.ndarray
     resamples: int | None = None
+    interval = "jackknife"
 
     def replicates(self, weights: np.ndarray) -> np.ndarray:
         if not len(self.image):
@@ -106,7 +109,7 @@ class MeanOfShares:
     def beside(self, other: MeanOfShares) -> MeanOfShares:
         image = np.concatenate([self.image, other.image + self.images])
         joined = [np.concatenate([getattr(self, n), getattr(other, n)]) for n in ("category", "part", "whole")]
-        return mean_of_shares(self.images + other.images, image, *joined, self.resamples)
+        return mean_of_shares(self.images + other.images, image, *joined)
 
 
 def mean_of_shares(
@@ -115,12 +118,14 @@ def mean_of_shares(
     category: np.ndarray,
     part: np.ndarray,
     whole: np.ndarray,
-    resamples: int | None = None,
 ) -> MeanOfShares:
-    """The statistic of entries in any order, those of one image and category added up."""
+    """The statistic of entries in any order, those of one image and category added up.
+
+    Beyond :data:`MANY` entries it is resampled :data:`FEWER` times.
+    """
     pairs, at = np.unique(np.stack([category, image]), axis=1, return_inverse=True)
     sums = [np.bincount(at.ravel(), column, pairs.shape[1]) for column in (part, whole)]
-    return MeanOfShares(images, pairs[1], pairs[0], *sums, resamples)
+    return MeanOfShares(images, pairs[1], pairs[0], *sums, FEWER if pairs.shape[1] > MANY else None)
 
 
 def per_image(numbers: np.ndarray, images: int, columns: Sequence[np.ndarray]) -> np.ndarray:

@@ -13,7 +13,8 @@ from groma_eval import evaluate, models
 from groma_eval.box_formats import FORMATS, Canvas, smart_resize
 from groma_eval.core import Decoding, HarnessError, Question, Sample
 from groma_eval.models.adapters import ADAPTERS
-from groma_eval.models.transformers_base import Completion, Generator, read_settings
+from groma_eval.models.transformers_base import Completion, Generator
+from groma_eval.models.transformers_loading import read_settings
 
 DETECTORS = {"grounding-dino", "mm-grounding-dino", "owlv2"}
 SIZES = [(80, 60), (60, 80), (80, 60)]
@@ -388,6 +389,28 @@ def test_wrong_checkpoints(checkpoints, tmp_path):
     assert read_settings("m", {"batch": "4"}, {"batch": 8}) == {"batch": 4}
 
 
+def test_broken_checkpoints(checkpoints, tmp_path):
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path / "qwen"
+    shutil.copytree(checkpoints("qwen3-vl"), folder)
+    weights = load_file(folder / "model.safetensors")
+    gone = next(key for key in weights if key.endswith("q_proj.weight"))
+    save_file({key: value for key, value in weights.items() if key != gone}, folder / "model.safetensors",
+              metadata={"format": "pt"})  # fmt: skip
+    assert "1 weights are not in the checkpoint and random" in models.load(f"qwen3-vl:{folder}").info.notes
+    models.registry._cache.clear()
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(HarnessError, match="has no chat template"):
+        models.load(f"qwen3-vl:{folder}")
+    (folder / "model.safetensors").write_bytes(b"\x00" * 100)
+    with pytest.raises(HarnessError, match="model 'qwen3-vl:") as caught:
+        models.load(f"qwen3-vl:{folder}")
+    assert "\n" not in str(caught.value)
+
+
 def test_another_checkpoint_has_another_hash(checkpoints, tmp_path):
     import shutil
 
@@ -400,3 +423,11 @@ def test_another_checkpoint_has_another_hash(checkpoints, tmp_path):
     (other / "model.safetensors").write_bytes(weights)
     models.registry._cache.clear()
     assert models.load(f"owlv2:{other}").info.checkpoint_hash != same
+
+
+@pytest.mark.parametrize("name", ADAPTERS)
+def test_half_precision(name, world, checkpoints):
+    model = models.load(f"{name}:{checkpoints(name)}", dtype="bf16", device="cpu")
+    assert str(model.model.dtype) == "torch.bfloat16"
+    found = _answers(model, _samples(world, "ground_one")[:1])
+    assert found["0/one"].status in ("ok", "unparsed")

@@ -165,6 +165,22 @@ def test_junk_never_raises(name, text):
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize(
+    "piece",
+    [" ", "\n", "a", "1", "[", "{", "(", "<", ">", '"', "[ ", "<object> ", "<ref>", "<box> ", "<loc_1>", "[1,", "1,",
+     '"label": "', "<phrase>", "<patch_index_0001> ", "<loc0001>", "[[1,2,3,4],"],
+)  # fmt: skip
+def test_endless_repetition_is_read_at_once(name, piece):
+    """Patterns that try again at every letter would take hours here."""
+    CHOSEN[name].parse(piece * 20_000, CANVAS)
+
+
+def test_layout_is_kept_where_there_are_no_boxes():
+    text = "- one\n    - two   three"
+    assert FORMATS["qwen3-vl"].parse(text, CANVAS).text == text
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize(
     "text",
     [
         "", "no box here", "[1, 2, 3]", "[1, 2, 3, 4, 5]", "<loc_1><loc_2><loc_3>", "<loc0001><loc0002><loc0003>",

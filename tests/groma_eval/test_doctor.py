@@ -11,8 +11,8 @@ from harness_fakes import Fake, rec_rows, truth, write_benchmark
 from groma_eval import evaluate
 from groma_eval.box_formats import FORMATS, Canvas, box_format, to_unit
 from groma_eval.cli.evaluate import main
-from groma_eval.core import HarnessError, Prediction, Question, Sample
-from groma_eval.doctor import ENOUGH, diagnose, diagnose_run
+from groma_eval.core import HarnessError, ModelInfo, Prediction, Question, Sample
+from groma_eval.doctor import ENOUGH, diagnose, diagnose_run, fit_warnings
 from groma_eval.frames import FORMS, FRAMES, Frame
 
 WIDTH, HEIGHT = 640, 480
@@ -148,6 +148,18 @@ def test_few_boxes_tell_little():
     assert diagnose(samples, failed, "xyxy", "0-1").boxes == 0
 
 
+def test_what_a_run_says_at_its_end():
+    samples, answers = world()
+    info = ModelInfo("m", frozenset({"ground_one"}), frame="pixels")
+    right = {key: Prediction(key, boxes=[box]) for key, box in answers.items()}
+    assert fit_warnings("toy", samples, right, info) == []
+    wrong = {key: Prediction(key, boxes=[tuple(v * 1000 for v in box)]) for key, box in answers.items()}
+    wrong["0"] = Prediction("0", status="unparsed", error="cut off at max_new_tokens=3; more")
+    outside, *_, cut = fit_warnings("toy", samples, wrong, info)
+    assert outside == "toy: 59 of 59 (100 %) of the boxes reach far outside their picture (declared: xyxy (pixels))"
+    assert cut == "toy: 1 answers ended at the limit of tokens before they held a box"
+
+
 def _run(tmp_path, scale, out="run", frame="0-1000"):
     card = write_benchmark(tmp_path, rec_rows(12, 3))
 
@@ -187,3 +199,23 @@ def test_wrong_calls(tmp_path, capsys):
         diagnose_run(run, list(manifest["benchmarks"]))
     assert main(["doctor", str(run)]) == 0
     assert "no finished benchmark has answers with boxes" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("declared", ["pixels", "0-1000"])
+def test_real_expressions_at_real_scale(shared, declared):
+    """Perfect answers in pixels on COCO-sized pictures, declared right, and as 0-1000 (which every number fits)."""
+    from groma_eval.readers import read
+
+    samples = read("refcoco", shared / "data/refcoco/refcoco_testB.json", None, False, dataset="refcoco", split="testB")
+    predictions = {}
+    for sample in samples:
+        canvas = Canvas(sample.width, sample.height)
+        for question in sample.questions:
+            raw = box_format("json", "pixels").format(question.target["boxes"][0], canvas)
+            boxes = box_format("json", declared).parse(raw, canvas).boxes
+            predictions[question.id] = Prediction(question.id, raw=raw, boxes=boxes)
+    diagnosis = diagnose(samples, predictions, "json", declared)
+    assert diagnosis.boxes == 5095
+    assert [note[:20] for note in diagnosis.notes] == {
+        "pixels": [], "0-1000": ["all boxes lie in the", "read as pixels, xyxy"],
+    }[declared]  # fmt: skip

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import json
-import time
 
 import pytest
 from endpoint_stub import Stub
@@ -15,7 +14,7 @@ from PIL import Image
 from groma_eval import evaluate, models
 from groma_eval.box_formats import FORMATS, Canvas, smart_resize
 from groma_eval.core import Decoding, HarnessError, Question, Sample
-from groma_eval.models import endpoint
+from groma_eval.models import endpoint_loading
 
 
 @pytest.fixture(autouse=True)
@@ -137,12 +136,10 @@ def test_a_run_that_was_stopped_continues(serve, bench, tmp_path):
 
 def test_an_endpoint_that_is_down_ends_the_run(serve, bench, tmp_path):
     stub = serve(lambda text, times: (500, {}, ""))
-    started = time.monotonic()
     with pytest.raises(HarnessError, match=r"8 questions in a row failed, .* HTTP 500 \(2 tries\); repeat") as caught:
         _run(stub, bench, tmp_path, retries="1", concurrency="2")
     assert "\n" not in str(caught.value)
     assert sum(stub.asked.values()) < 2 * 18
-    assert time.monotonic() - started < 20
 
 
 def test_nothing_listens(bench, tmp_path):
@@ -311,7 +308,7 @@ def test_every_setting_is_documented():
     from conftest import ROOT
 
     text = (ROOT / "docs/models.md").read_text()
-    for name in (*endpoint._OTHERS, *endpoint._CLIENT):
+    for name in (*endpoint_loading.OTHER_ARGS, *endpoint_loading.CLIENT_ARGS):
         assert f"`{name}" in text, name
     for name in FORMATS:
         assert f"`{name}`" in text, name

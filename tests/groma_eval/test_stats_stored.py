@@ -171,3 +171,18 @@ def test_other_questions_cannot_be_compared(tmp_path):
         made.append(read_stored(write_run(tmp_path / str(images), {"toy": ("rec", of, answers(of))}), "toy"))
     with pytest.raises(HarnessError, match="other questions"):
         compare_stored(made[:1], made[1:])
+
+
+@pytest.mark.parametrize("kind", ["grounding", "lvis"])
+def test_the_jackknife_of_means_over_categories_is_leaving_out(tmp_path, kind):
+    of = samples("grounding", 8)
+    folder = write_run(tmp_path / "run", {"toy": ("grounding", of, answers(of))}, {"toy": RULES[kind]})
+    found = statistics_of(read_stored(folder, "toy"), ["ar", "ap", "ap50"])
+    for statistic in found.values():
+        assert statistic.interval == "jackknife"
+        assert statistic.jackknife() == pytest.approx(statistic.replicates(1.0 - np.eye(8)), nan_ok=True)
+    made = estimates(read_stored(folder, "toy"), ["ar", "ap"])
+    knife = found["ap"].jackknife()
+    se = np.sqrt(7 / 8 * ((knife - knife.mean()) ** 2).sum())
+    assert made["ap"].se == pytest.approx(se)
+    assert made["ap"].high == pytest.approx(min(100, made["ap"].value + 2.364624 * se), abs=1e-4)

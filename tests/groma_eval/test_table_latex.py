@@ -9,11 +9,13 @@ import unicodedata
 from decimal import Decimal
 
 import pytest
+from conftest import ROOT
 
 from groma_eval.table_columns import Column
 from groma_eval.table_formats import render
 from groma_eval.table_grid import Cell, Grid, Row, Table
 from groma_eval.table_latex import escape, label
+from groma_eval.table_set import build_set
 from groma_eval.tables import build_table
 
 ENGINE = next((name for name in ("pdflatex", "lualatex", "xelatex") if shutil.which(name)), None)
@@ -75,6 +77,13 @@ def test_nasty_names_compile(tmp_path):
     log = typeset(tmp_path, render(table(texts), "latex", "bounds"), render(table(texts[1:4], 10), "latex", "half"))
     assert "undefined references" not in log
     assert "Missing character" not in log
+
+
+def test_the_shipped_set_compiles(tmp_path):
+    files = build_set(ROOT / "results" / "paper" / "tables.yaml", tmp_path)
+    log = typeset(tmp_path, *(text for name, text in files.items() if name.endswith(".tex")))
+    assert "undefined references" not in log
+    assert "in paragraph" not in "".join(line for line in log.splitlines() if line.startswith("Overfull"))
 
 
 def test_the_papers_tables_compile_and_fit(tmp_path):

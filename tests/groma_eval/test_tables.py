@@ -332,7 +332,16 @@ def test_answers_that_did_not_come_out_are_counted(make_run):
 
 def test_intervals_are_half_widths(make_run):
     run = make_run("m", shapes({"acc@0.5": 90.0}), intervals={"acc@0.5": [88.5, 91.51]})
-    assert str(build_table("rec", [run]).grids[0].rows[0].cells[0].half) == "1.51"
+    cell = build_table("rec", [run]).grids[0].rows[0].cells[0]
+    assert str(cell.half) == "1.51"
+    assert [str(end) for end in cell.bounds] == ["88.50", "91.51"]
+
+
+def test_an_interval_that_its_own_number_is_not_in_is_left_out(make_run):
+    for at, bounds in enumerate(([91.0, 92.0], [88.0, 89.0], [None, 99.0], "x")):
+        run = make_run(f"m{at}", shapes({"acc@0.5": 90.0}), intervals={"acc@0.5": bounds})
+        cell = build_table("rec", [run]).grids[0].rows[0].cells[0]
+        assert (cell.half, cell.bounds) == (None, None)
 
 
 def test_absent_numbers_are_dashes(make_run):

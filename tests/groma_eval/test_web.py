@@ -1,7 +1,8 @@
-"""The browser chat's sessions, without a browser: boxes by clicks, turns, messages, and untrusted text made harmless."""
+"""The browser chat's sessions, without a browser: boxes by clicks, turns, messages, untrusted text made harmless."""
 
 from __future__ import annotations
 
+import copy
 import html.parser
 from dataclasses import replace
 
@@ -132,6 +133,10 @@ def test_turns_carry_their_boxes_and_the_history(session, scene):
     assert scene.asked[-1][1] == []
 
 
+def test_a_copy_shares_the_perceived_picture(session):
+    assert copy.deepcopy(session) is session
+
+
 def test_two_windows_on_one_picture_do_not_mix(session, scene):
     one, other = web.ask(session, "a", 9), web.ask(session, "b", 9)
     web.ask(one, "c", 9)
@@ -190,7 +195,7 @@ def test_boxes_without_a_phrase_are_numbered():
     text = marks(parse("<roi><r0><r1></roi> four", BOXES))
     assert text.count("<mark") == 2
     assert ">1</mark>" in text
-    assert text.endswith(">2</mark> four")
+    assert text.endswith(">2</mark>four")
     assert marks(GroundedText("yes", (), (BOXES[0],), (0,))).startswith("yes<mark")
     assert marks(GroundedText("")) == "<i>(no answer)</i>"
 

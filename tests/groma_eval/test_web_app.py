@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import json
 import sys
 import urllib.request
@@ -93,6 +92,12 @@ def served(picture):
     app.close()
 
 
+def picture_of(folder):
+    path = folder / "red.png"
+    Image.new("RGB", (60, 40), "red").save(path)
+    return str(path)
+
+
 def get(url):
     with urllib.request.urlopen(url, timeout=20) as answer:
         return answer.read().decode()
@@ -110,7 +115,7 @@ def test_the_app_is_served_here_alone_and_tells_nobody(served, capsys):
     assert get(app.local_url).lstrip().startswith("<!doctype html>")
 
 
-def test_a_conversation_over_the_wire(served):
+def test_a_conversation_over_the_wire(served, tmp_path):
     client_module = pytest.importorskip("gradio_client")
     app, scene = served
     client = client_module.Client(app.local_url, verbose=False)
@@ -127,10 +132,13 @@ def test_a_conversation_over_the_wire(served):
     shown = client.predict("fail", api_name="/ask")
     assert "too long" in shown[1]
     assert shown[4] == "fail"  # the question stays to be mended
-    uploaded = io.BytesIO()
-    Image.new("RGB", (60, 40), "red").save(uploaded, "png")
+    # Another visitor has a conversation of their own, and may upload another picture.
     other = client_module.Client(app.local_url, verbose=False)
     assert "No question yet" in other.predict(api_name="/restart")[2]
+    upload = client_module.handle_file(picture_of(tmp_path))
+    assert other.predict("5,5,50,35", api_name="/box")[1] != ""
+    assert other.predict(upload, api_name="/choose")[1] == ""
+    assert "outside the image of 60x40" in other.predict("70,5,90,35", api_name="/box")[1]
 
 
 def test_a_taken_port_is_one_line(served):

@@ -109,10 +109,12 @@ const Groma = (() => {
 
   const bench = () => index().benchmarks.find((b) => b.name === state.bench);
   const runsShown = () => [["a", state.a], ["b", state.b]].filter(([, run]) => run !== "none");
+  /* table[key], for a key that the data or the address gives. */
+  const pick = (table, key, otherwise) => (Object.hasOwn(table, key) ? table[key] : otherwise);
   const percent = (value, digits = 1) => (value === null || value === undefined ? "–" : (100 * value).toFixed(digits));
 
   return {
-    el, svg, byId, say, put, load, index, set, begin, bench, runsShown, percent,
+    el, svg, byId, say, put, load, index, set, begin, bench, runsShown, percent, pick,
     on: (listener) => listeners.push(listener),
     get state() { return state; },
   };

@@ -26,7 +26,7 @@ Groma.detail = (() => {
   const value = (list, run, i) => {
     const column = list.runs[run];
     if (!column || column.value[i] === null) return "";
-    return list.task === "rec" ? `IoU ${column.value[i].toFixed(2)}` : `${VALUE[list.task] || "score"} ${percent(column.value[i], 0)} %`;
+    return list.task === "rec" ? `IoU ${column.value[i].toFixed(2)}` : `${Groma.pick(VALUE, list.task, "score")} ${percent(column.value[i], 0)} %`;
   };
 
   /* Text in pieces; a piece with boxes is a button that lights them. Colours follow the order of such pieces. */
@@ -135,7 +135,7 @@ Groma.detail = (() => {
     const shown = Groma.runsShown();
     const root = el("div", { class: "question" },
       el("header", { class: "asked-for" },
-        el("p", { class: "quiet" }, KINDS[detail.kind] || detail.kind, place ? ` · ${place}` : "", " · ",
+        el("p", { class: "quiet" }, Groma.pick(KINDS, detail.kind, detail.kind), place ? ` · ${place}` : "", " · ",
           el("code", {}, list.ids[i]), " · picture ", el("code", { title: path }, name)),
         list.text[i] ? el("h2", { dir: "auto" }, list.text[i]) : null,
         el("div", { class: "tags" }, tags, legend(list, i))),

@@ -35,7 +35,7 @@ Groma.gallery = (() => {
     if (only === "a-over-b") tests.push((i) => better(a, b, i) > 0);
     else if (only === "b-over-a") tests.push((i) => better(a, b, i) < 0);
     else if (only === "both-wrong") tests.push((i) => a && b && a.right[i] === 0 && b.right[i] === 0);
-    else if (TESTS[name] && "ab".includes(letter)) {
+    else if (Object.hasOwn(TESTS, name) && "ab".includes(letter)) {
       const column = run(letter);
       tests.push((i) => column !== null && TESTS[name](column, i));
     }
@@ -43,7 +43,7 @@ Groma.gallery = (() => {
       const number = shown.list.tagNames.findIndex(([kind, text]) => `${kind}:${text}` === tag);
       tests.push((i) => shown.list.tags[i].includes(number));
     }
-    const bit = { small: 1, medium: 2, large: 4 }[area];
+    const bit = Groma.pick({ small: 1, medium: 2, large: 4 }, area, 0);
     if (bit) tests.push((i) => (shown.list.area[i] & bit) > 0);
     const words = q.toLowerCase().split(/\s+/).filter(Boolean);
     if (words.length) tests.push((i) => words.every((word) => text(i).includes(word)));
@@ -183,9 +183,7 @@ Groma.gallery = (() => {
     const said = items.length === total ? `${total.toLocaleString("en")} questions` : `${items.length.toLocaleString("en")} of ${total.toLocaleString("en")}`;
     parts.count.textContent = said;
     Groma.say(said);
-    const means = { rec: "the judged box reaches IoU 0.5", grounding: "every true box is found at IoU 0.5 and no answered box is wrong",
-      caption: "every attribute, or every phrase with its box, is right", vqa: "the answer is the known one", proposals: "every true box is overlapped by 0.5" };
-    parts.right.textContent = `Right: ${means[shown.list.task] || "as the task scores it"}. Sizes are COCO's.`;
+    parts.right.textContent = `Right: ${shown.list.right}. Sizes are COCO's.`;
     choose();
   }
 
