@@ -93,8 +93,8 @@ def build(
                     typed = gr.Textbox(label="Or type a box", placeholder="x1,y1,x2,y2 in pixels, then Enter", scale=2)
                     clear = gr.Button("Clear boxes", scale=1)
                 gallery = gr.Gallery(
-                    examples, label="Examples", columns=EXAMPLES, rows=1, height="auto", allow_preview=False, format="png",
-                    interactive=False, buttons=[],
+                    examples, label="Examples", columns=EXAMPLES, height=180, allow_preview=False,
+                    format="png", interactive=False, buttons=[],
                 )  # fmt: skip
             with gr.Column():
                 conversation = gr.HTML(web.conversation_html(opening))

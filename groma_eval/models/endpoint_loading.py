@@ -14,7 +14,7 @@ from groma_eval.judge.settings import JudgeSettings
 from groma_eval.models.endpoint import Endpoint, as_model_arg
 
 _HOSTED = "https://api.openai.com/v1"
-#: ``--model-args`` beside ``format`` and ``frame``: the settings of a judge of the same name, with their types.
+#: ``--model-args`` that are settings of the client, with their types, and the others.
 CLIENT_ARGS = {"base_url": str, "api_key_env": str, "concurrency": int, "timeout": float, "retries": int}
 OTHER_ARGS = ("format", "frame", "cache", "min_pixels", "max_pixels")
 

@@ -65,7 +65,7 @@ def estimate(
     """Estimates of several metrics of the same images from the same draws; ``limits``: lowest and highest values."""
     found: dict[str, Estimate] = {}
     draws: dict[str, list[np.ndarray]] = {name: [] for name in statistics}
-    images = max((s.images for s in statistics.values()), default=0)
+    images = max((s.images for s in statistics.values() if s.interval != "jackknife"), default=0)
     drawn = 0
     for weights in bootstrap_weights(images, resamples, seed) if images else ():
         for name, statistic in statistics.items():

@@ -19,7 +19,7 @@ import numpy as np
 from groma_eval import statistics
 from groma_eval.statistics import estimate, significance
 from groma_eval.statistics.significance import difference
-from groma_eval.statistics.sums import OfSums, f1, share
+from groma_eval.statistics.sums import OfSums, f1, mean_of_shares, share
 
 #: Scenario: (log-odds of a right answer, formula). ``uneven``: image sizes with a long tail; ``unlike``: the second
 #: model answers whole images right or wrong, so that the two are equal on the mean alone.
@@ -84,6 +84,30 @@ def paired(scenario: str, images: int, trials: int, resamples: int) -> float:
     return rejected / trials
 
 
+def categories(images: int, trials: int, most: int | None = None) -> float:
+    """Coverage for a mean over categories of their recall: 40 of Zipf frequency, or 300 of at most ``most`` images."""
+    rng = np.random.default_rng(3)
+    kinds = 40 if most is None else 300
+    odds = np.log(1 / rng.uniform(0.05, 0.6, kinds) - 1)
+    hard = rng.normal(0, 0.7, 100_000)
+    truth = 100 * np.mean([(1 / (1 + np.exp(-(o + hard)))).mean() for o in odds])
+    frequency = 1 / np.arange(1, kinds + 1)
+    covered = 0
+    for trial in range(trials):
+        if most is None:
+            image = np.repeat(np.arange(images), 1 + rng.poisson(2.5, images))
+            category = rng.choice(kinds, len(image), p=frequency / frequency.sum())
+        else:
+            category = np.repeat(np.arange(kinds), np.minimum(most, 1 + rng.poisson(2, kinds)))
+            image = rng.integers(0, images, len(category))
+        whole = 1 + rng.poisson(0.7, len(image))
+        chance = 1 / (1 + np.exp(-(odds[category] + rng.normal(0, 0.7, images)[image])))
+        statistic = mean_of_shares(images, image, category, rng.binomial(whole, chance), whole)
+        found = estimate({"x": statistic}, 1000, trial, {"x": (0, 100)})["x"]
+        covered += found.low <= truth <= found.high
+    return covered / trials
+
+
 def _keep_draws() -> None:
     """From here on the same resamples are not drawn twice."""
     bootstrap, swap = (
@@ -111,6 +135,9 @@ def main(trials: int) -> None:
                 cells = [f"{100 * found[key]:.1f}" for key in ("covered", "above", "below")]
             level = f"{100 * paired(scenario, images, count, 1000):.1f}"
             print(f"| {scenario} | {images} | {' | '.join(cells)} | {level} |", flush=True)
+    for images, most in ((30, None), (100, None), (400, None), (400, 5)):
+        cells = f"{100 * categories(images, trials // 2, most):.1f} | – | – | – |"
+        print(f"| {'300 categories' if most else '40 categories'} | {images} | {cells}", flush=True)
 
 
 if __name__ == "__main__":
