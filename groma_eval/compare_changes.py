@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,8 +26,9 @@ _FIELDS = (
 class Changes:
     """How many questions of a benchmark both, one or neither system has right, and those that only one has.
 
-    ``meaning`` says what right is. ``mcnemar``: the p-value of the test that takes questions for independent. A system
-    of several runs is right where more than half of them are. ``rows`` are as :func:`write_changes` writes them.
+    ``meaning`` says what right is. ``mcnemar``: the p-value of the test that takes questions for independent. Of a
+    system of several runs only the questions count that all of them have right, or all wrong; ``undecided`` counts the
+    others, and there is no McNemar. ``rows`` are as :func:`write_changes` writes them.
     """
 
     benchmark: str
@@ -37,11 +39,12 @@ class Changes:
     only_a: int
     only_b: int
     neither: int
-    mcnemar: float
+    undecided: int
+    mcnemar: float | None
     rows: tuple[dict[str, Any], ...]
 
     def as_dict(self) -> dict[str, Any]:
-        names = ("benchmark", "meaning", "both", "only_a", "only_b", "neither", "mcnemar")
+        names = ("benchmark", "meaning", "both", "only_a", "only_b", "neither", "undecided", "mcnemar")
         return {"a_name": self.a, "b_name": self.b} | {name: getattr(self, name) for name in names}
 
 
@@ -51,23 +54,32 @@ def changes(names: tuple[str, str], a: Sequence[StoredBenchmark], b: Sequence[St
     if sides[0] is None or sides[1] is None:
         return []
     pairs = list(zip(*sides))
-    only_a, only_b, p = mcnemar(*sides)
-    rows = [_row(names, index, left, a[0], b[0]) for index, (left, right) in enumerate(pairs) if left != right]
-    both = sum(left and right for left, right in pairs)
+    decided = [(index, pair) for index, pair in enumerate(pairs) if None not in pair]
+    rows = [_row(names, index, pair[0], a[0], b[0]) for index, pair in decided if pair[0] != pair[1]]
+    counts = Counter(pair for _, pair in decided)
     first = a[0]
     return [
         Changes(
-            first.name, *names, RIGHT[first.task], both, only_a, only_b, len(pairs) - both - only_a - only_b, p,
-            tuple(rows),
+            first.name,
+            *names,
+            RIGHT[first.task],
+            both=counts[True, True],
+            only_a=counts[True, False],
+            only_b=counts[False, True],
+            neither=counts[False, False],
+            undecided=len(pairs) - len(decided),
+            mcnemar=mcnemar(*sides)[2] if len(a) == len(b) == 1 else None,
+            rows=tuple(rows),
         )
-    ]  # fmt: skip
+    ]
 
 
-def _right(side: Sequence[StoredBenchmark]) -> list[bool] | None:
+def _right(side: Sequence[StoredBenchmark]) -> list[bool | None] | None:
+    """Whether each question is right, None where the runs do not agree; None alone where the task knows no right."""
     votes = [[judge(one.task, {"scores": item.scores}).right for item in one.items] for one in side]
     if any(vote is None for run in votes for vote in run):
         return None
-    return [2 * sum(of) > len(of) for of in zip(*votes)]
+    return [of[0] if len(set(of)) == 1 else None for of in zip(*votes)]
 
 
 def _row(

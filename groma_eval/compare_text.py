@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Sequence
 
 from groma_eval.compare import Comparison, Row, System
+from groma_eval.compare_changes import Changes
 
 _LEGEND = {
     "holm": "p is corrected after Holm for the {count} comparisons of its table",
@@ -33,10 +34,13 @@ def sentence(row: Row) -> str:
             f"{row.b} is {verb} than {row.a} on {where} by {size:.1f} {_unit(row)} "
             f"({bounds}, {p_text(row.corrected)}, {result.images} images, clustered by image)."
         )
+    found = "no image shows one"
+    if result.detectable is not None:
+        found = f"one of {result.detectable:.1f} would be found four times in five"
     return (
         f"No difference between {row.b} and {row.a} on {where} is shown: {result.difference:+.1f} {_unit(row)} "
         f"(95 % CI {low:.1f} to {high:.1f}, {p_text(row.corrected)}, {result.images} images, clustered by image); "
-        f"one of {result.detectable:.1f} would be found four times in five."
+        f"{found}."
     )
 
 
@@ -71,9 +75,9 @@ def text_report(found: Comparison, systems: Sequence[System]) -> str:
             f"The breakdowns are one family of {len(found.parts)} comparisons: explore with them, do not claim."
         )
     legend.append(
-        "Intervals: 95 % each, not corrected, paired bootstrap by image; p: swaps of the two answers by image (AP: t "
-        "test on the bootstrap's standard error). detectable: the true difference that one such test finds four times "
-        "in five."
+        "Intervals: 95 % each, not corrected, by paired bootstrap of images (jackknife for means over categories); p: "
+        "by swapping the two answers to an image (AP: t test). detectable: the true difference that one such test "
+        "finds four times in five."
     )
     if any(len(system.runs) > 1 for system in systems):
         legend.append(
@@ -119,10 +123,15 @@ def _changes(found: Comparison) -> str:
     for c in found.changed:
         lines.append(
             f"{c.benchmark}: only {c.a} right {c.only_a}, only {c.b} right {c.only_b}, both {c.both}, neither "
-            f"{c.neither} (right: {c.meaning}; McNemar, as if questions were independent, for reference: "
-            f"{p_text(c.mcnemar)})"
+            f"{c.neither}{_reference(c)} (right: {c.meaning})"
         )
     return "\n".join(["Changed questions", *lines]) if lines else ""
+
+
+def _reference(c: Changes) -> str:
+    if c.mcnemar is None:
+        return f", {c.undecided} on which a system's runs do not agree"
+    return f"; McNemar, for reference, as if questions were independent: {p_text(c.mcnemar)}"
 
 
 def as_json(found: Comparison, systems: Sequence[System]) -> str:

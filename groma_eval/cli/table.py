@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 from pathlib import Path
+from typing import Any
 
 from groma_eval.core import HarnessError
 from groma_eval.table_choice import Choice
@@ -14,11 +15,24 @@ from groma_eval.table_grid import Table
 from groma_eval.tables import BASELINES, build_table, captioned
 
 
+class _From(argparse.Action):
+    """``--from`` stands in place of the argument ``kind``. (Were that optional, argparse would take it for left out
+    wherever an option comes before it.)"""
+
+    kind: argparse.Action
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: str | None = None):
+        setattr(namespace, self.dest, values)
+        self.kind.required = False
+
+
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the command's arguments."""
     add = parser.add_argument
-    add("kind", nargs="?", choices=(*KINDS, "all"), help="which table; all prints every one the runs have")
-    add("runs", nargs="*", type=Path, metavar="RUN", help="folders written by groma-eval run")
+    kind = add(
+        "kind", choices=(*KINDS, "all"), help="which table; all prints every one the runs have; none with --from"
+    )
+    add("runs", nargs="*", type=Path, default=(), metavar="RUN", help="folders written by groma-eval run")
     add(
         "--baselines",
         choices=BASELINES,
@@ -40,13 +54,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     style.add_argument("--intervals", action="store_true", help="add the half width of each 95 %% interval")
     style.add_argument("--bounds", action="store_true", help="add each 95 %% interval as [low, high]")
     add("--out", type=Path, metavar="FILE", help="write there instead of printing; a folder with --from")
-    add(
-        "--from",
-        dest="file",
-        type=Path,
-        metavar="TABLES.yaml",
-        help="write every table of this file to the folder --out",
-    )
+    whole = "write every table of this file to the folder --out"
+    add("--from", dest="file", type=Path, metavar="TABLES.yaml", action=_From, help=whole).kind = kind
     add("--runs-root", type=Path, metavar="DIR", help="with --from: where its paths of runs start (default: here)")
 
 
@@ -54,8 +63,6 @@ def run(args: argparse.Namespace) -> int:
     """Print or write the table, or a set of them. Bad calls, bad runs and nothing to print raise HarnessError."""
     if args.file is not None:
         return _run_set(args)
-    if args.kind is None:
-        raise HarnessError(f"name a table ({', '.join((*KINDS, 'all'))}), or a file of tables with --from")
     if args.runs_root is not None:
         raise HarnessError("--runs-root goes with --from; name the runs themselves")
     text = render(_table(args), args.format or "text", "bounds" if args.bounds else args.intervals)

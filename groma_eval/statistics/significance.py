@@ -31,7 +31,8 @@ class Difference:
     ``a`` and ``b`` are means over their runs, ``a_runs`` and ``b_runs``. ``se``, ``low`` and ``high`` are those of
     ``difference``, by the bootstrap that draws each image for both at once. ``p``: two-sided, of the swap test by
     image, for average precision of Student's t on ``se``. ``detectable``: the least true
-    difference that a test at 5 % finds with the chance 80 %. None where one image leaves nothing to be said.
+    difference that a test at 5 % finds with the chance 80 %. None where one image leaves nothing to be said;
+    ``detectable`` also where no image shows a difference.
     """
 
     a: float
@@ -77,7 +78,7 @@ def difference(a: Sequence[Statistic], b: Sequence[Statistic], resamples: int = 
         p = _swap_p(a, b, resamples, seed) if isinstance(a[0], Swappable) else _t_p(found)
     return Difference(
         means[0], means[1], found.value, found.se, found.low, found.high, p,
-        None if found.se is None else detectable_difference(found.se),
+        detectable_difference(found.se) if found.se else None,
         images, resamples, found.method, tuple(values[0]), tuple(values[1]),
     )  # fmt: skip
 

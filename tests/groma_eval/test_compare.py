@@ -78,6 +78,8 @@ def test_no_difference_is_not_called_one(runs):
     found = _compare(runs["weak"], runs["weak-2"], benchmarks=["toy-vqa"], with_breakdowns=False)
     assert sentence(found.rows[0]).startswith("No difference between weak-2 and weak on toy-vqa (accuracy) is shown: ")
     assert "would be found four times in five" in sentence(found.rows[0])
+    same = _compare(runs["weak"], f"again={runs['weak']}", benchmarks=["toy-vqa"], with_breakdowns=False).rows[0]
+    assert sentence(same).endswith("no image shows one.")
 
 
 def test_several_systems_are_held_against_the_first(runs):
@@ -115,8 +117,13 @@ def test_seeds_are_one_system(runs):
     row = found.rows[0]
     assert len(row.result.a_runs) == len(row.result.b_runs) == 2
     assert row.result.difference == pytest.approx(sum(row.result.b_runs) / 2 - sum(row.result.a_runs) / 2)
+    change = next(c for c in found.changed if c.benchmark == row.benchmark)
+    assert change.mcnemar is None
+    assert change.undecided > 0
+    assert change.both + change.only_a + change.only_b + change.neither + change.undecided == row.questions
     text = text_report(found, systems)
     assert "(2 runs)" in text
+    assert "do not agree" in text
     assert "standard deviation over a system's runs" in text
 
 
@@ -137,6 +144,8 @@ def test_changed_questions(runs, tmp_path):
     found = _compare(runs["weak"], runs["strong"], benchmarks=["toy-rec"], with_breakdowns=False)
     (change,) = found.changed
     assert change.both + change.only_a + change.only_b + change.neither == found.rows[0].questions
+    assert change.undecided == 0
+    assert 0 < change.mcnemar < 0.05
     accuracy = 100 * (change.both + change.only_b) / found.rows[0].questions
     assert accuracy == pytest.approx(found.rows[0].result.b)
     assert write_changes(tmp_path / "new/c.jsonl", found.changed) == change.only_a + change.only_b

@@ -46,10 +46,10 @@ def test_the_interval_is_scipys_bca_but_for_its_widening(monkeypatch):
 
     sums = _shares(3, 60)
     monkeypatch.setattr("groma_eval.statistics.resample.t_quantile", lambda freedom: 1.959964 * np.sqrt(59 / 60))
-    ours = estimate({"x": OfSums(sums, share)}, 20_000)["x"]
+    ours = estimate({"x": OfSums(sums, share)}, 8000)["x"]
     theirs = bootstrap(
         (sums[:, 0], sums[:, 1]), lambda a, b, axis=-1: 100 * a.sum(axis=axis) / b.sum(axis=axis),
-        paired=True, n_resamples=20_000, method="BCa", vectorized=True, rng=np.random.default_rng(1),
+        paired=True, n_resamples=8000, method="BCa", vectorized=True, rng=np.random.default_rng(1),
     )  # fmt: skip
     assert (ours.low, ours.high) == pytest.approx(tuple(theirs.confidence_interval), abs=0.25)
     assert ours.se == pytest.approx(theirs.standard_error, rel=0.03)
@@ -155,6 +155,7 @@ def test_the_same_run_does_not_differ_from_itself():
     a = OfSums(_shares(), share)
     found = difference([a], [a], 500)
     assert (found.difference, found.se, found.low, found.high, found.p) == (0, 0, 0, 0, 1)
+    assert found.detectable is None  # not 0: nothing is known of how much such images differ
 
 
 def test_the_swap_test_counts_all_swaps_of_few_images():
@@ -251,11 +252,10 @@ def test_the_detectable_difference_is_detected_four_times_in_five():
     assert (np.abs(found) > 1.959964).mean() == pytest.approx(0.8, abs=0.005)
 
 
-@pytest.mark.parametrize("scenario", ["middle", "f1"])
-def test_coverage_and_type_one_error_are_near_what_is_stated(scenario):
-    """A quick look; the figures of docs/statistics.md are of the slow test."""
-    assert single(scenario, 60, 200, 400)["covered"] == pytest.approx(0.95, abs=0.045)
-    assert paired(scenario, 60, 200, 400) == pytest.approx(0.05, abs=0.045)
+def test_coverage_and_type_one_error_are_near_what_is_stated():
+    """A quick look; the slow test and docs/statistics.md look longer."""
+    assert single("f1", 60, 200, 400)["covered"] == pytest.approx(0.95, abs=0.045)
+    assert paired("f1", 60, 200, 400) == pytest.approx(0.05, abs=0.045)
 
 
 @pytest.mark.slow

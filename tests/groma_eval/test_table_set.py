@@ -241,7 +241,8 @@ def test_mistakes_are_one_line_and_write_nothing(tmp_path, capsys, monkeypatch, 
         (["--from", PAPER, "--out", "x", "--bounds"], "--bounds beside --from"),
         (["--from", "absent.yaml", "--out", "x"], "absent.yaml: cannot be read (No such file or directory)"),
         (["rec", "--runs-root", "x"], "--runs-root goes with --from"),
-        ([], "name a table (rec, grounding, caption, vqa, proposals, all)"),
+        ([], None),
+        (["rec", "--columns", "nothing"], "column 'nothing' fits nothing"),
         (["rec", "--columns", ","], None),
         (["rec", "--bounds", "--intervals"], None),
     ],
@@ -256,6 +257,15 @@ def test_bad_calls_are_one_line(tmp_path, capsys, monkeypatch, arguments, messag
         assert run(*arguments) == 2
         assert message in capsys.readouterr().err
     assert not (tmp_path / "x").exists()
+
+
+def test_options_may_come_before_the_table(tmp_path, capsys):
+    folder = write_run(tmp_path / "r", "m", refcoco([50.0] * 8))
+    texts = []
+    for arguments in (["rec", folder, "--format", "md"], ["--format", "md", "rec", folder]):
+        assert run(*arguments) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
 
 
 def test_an_unreadable_set_and_a_folder_that_cannot_be_made(tmp_path, capsys):
