@@ -7,7 +7,8 @@ Inside the harness a box is float xyxy in [0, 1] of the original image; this mod
 - ``0-1000`` and ``0-999``: 1000 (or 999) is the right and the bottom edge. Numbers that were made as ``1000 x / width``
   and cut off at 999 are ``0-1000``.
 
-The form is ``xyxy`` (two corners) or ``xywh`` (corner and size), in any frame.
+The form is ``xyxy`` (two corners), ``xywh`` (corner and size) or ``cxcywh`` (centre and size), in any frame. How models
+write boxes as text, and the frames that belong to single models, are in :mod:`groma_eval.box_formats`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from groma_eval.core import Box, HarnessError
 
 _FAR_EDGE = {"0-1": 1.0, "0-1000": 1000.0, "0-999": 999.0}
 FRAMES = ("pixels", *_FAR_EDGE)
-FORMS = ("xyxy", "xywh")
+FORMS = ("xyxy", "xywh", "cxcywh")
 #: A box fits its frame when it reaches no farther out of the picture than this share of its side: rounding and models
 #: that guess what is cut off overshoot a little, another frame overshoots by far.
 OVERSHOOT = 0.1
@@ -45,6 +46,8 @@ class Frame:
         x1, y1, x2, y2 = map(float, numbers)
         if self.form == "xywh":
             x2, y2 = x1 + x2, y1 + y2
+        elif self.form == "cxcywh":
+            x1, y1, x2, y2 = x1 - x2 / 2, y1 - y2 / 2, x1 + x2 / 2, y1 + y2 / 2
         x, y = self._far_edges(width, height)
         return (x1 / x, y1 / y, x2 / x, y2 / y)
 
@@ -52,6 +55,8 @@ class Frame:
         """The inverse of :meth:`to_unit`."""
         x, y = self._far_edges(width, height)
         x1, y1, x2, y2 = box[0] * x, box[1] * y, box[2] * x, box[3] * y
+        if self.form == "cxcywh":
+            return ((x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1)
         return (x1, y1, x2 - x1, y2 - y1) if self.form == "xywh" else (x1, y1, x2, y2)
 
     def _far_edges(self, width: int, height: int) -> tuple[float, float]:

@@ -1,4 +1,7 @@
-"""Uncertainty of benchmark figures: bootstraps over images, as the questions of one image are not independent."""
+"""Uncertainty of means of scores: by image, as the questions of one image are not independent.
+
+Of any metric of a stored run: :mod:`groma_eval.statistics`.
+"""
 
 from __future__ import annotations
 
@@ -58,26 +61,20 @@ def paired_bootstrap(
     a: Sequence[float],
     b: Sequence[float],
     clusters: Sequence[Hashable],
-    level: float = 0.95,
     seed: int = 0,
     resamples: int = 1000,
 ) -> dict[str, float]:
     """Difference of the means of two models' scores on the same questions: ``delta`` = mean(a) - mean(b).
 
-    Clusters are drawn once for both models. ``lo``/``hi`` bound ``delta`` at ``level``; ``p`` is two-sided: twice the
-    share of draws on the far side of zero (a draw at zero counts for both sides), with one added to numerator and
-    denominator so that it is never 0, at most 1.
+    ``lo``/``hi`` are its 95 % interval and ``p`` the two-sided p-value by image, as of every other metric
+    (:func:`groma_eval.statistics.significance.difference`); with one cluster both bounds are ``delta`` and ``p`` is 1.
     """
+    from groma_eval.statistics.significance import difference
+    from groma_eval.statistics.sums import OfSums, mean
+
     sums, sizes = _cluster_sums([a, b], clusters)
-    means = _resampled_means(sums, sizes, seed, resamples)
-    deltas = means[:, 0] - means[:, 1]
-    tail = (1.0 - level) / 2
-    low, high = np.quantile(deltas, [tail, 1.0 - tail])
-    rarer = min(int((deltas <= 0).sum()), int((deltas >= 0).sum()))
-    totals = sums.sum(axis=0)
-    return {
-        "delta": float((totals[0] - totals[1]) / sizes.sum()),
-        "lo": float(low),
-        "hi": float(high),
-        "p": min(1.0, 2 * (rarer + 1) / (resamples + 1)),
-    }
+    first, second = (OfSums(np.stack([column, sizes], axis=1), mean) for column in sums.T)
+    found = difference([second], [first], resamples, seed)
+    if found.p is None or found.low is None or found.high is None:
+        return {"delta": found.difference, "lo": found.difference, "hi": found.difference, "p": 1.0}
+    return {"delta": found.difference, "lo": found.low, "hi": found.high, "p": found.p}

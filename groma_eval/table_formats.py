@@ -9,47 +9,40 @@ from __future__ import annotations
 import csv
 import html
 import io
-import unicodedata
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 from groma_eval.core import HarnessError
 from groma_eval.table_columns import merge_heads
-from groma_eval.table_grid import SECTIONS, Cell, Grid, Row, Table
+from groma_eval.table_grid import Cell, Grid, Row, Table, clean, interval, sections
+from groma_eval.table_latex import label, latex
 
 HEADS = ("Method", "Size", "Source")
 
 
-def render(table: Table, fmt: str = "text", intervals: bool = False) -> str:
-    """``table`` in one of :data:`FORMATS`, ending in a newline. ``intervals`` adds the half widths of the measured
-    cells' 95 % intervals (in CSV: a column beside each)."""
+#: How 95 % intervals of measured cells are printed: not at all, as half their width, or by their two ends.
+INTERVALS = ("none", "half", "bounds")
+
+
+def render(table: Table, fmt: str = "text", intervals: bool | str = False) -> str:
+    """``table`` in one of :data:`FORMATS`, ending in a newline. ``intervals`` (one of :data:`INTERVALS`; True: half)
+    adds the measured cells' 95 % intervals; in CSV they have columns of their own."""
     if fmt not in FORMATS:
         raise HarnessError(f"unknown format '{fmt}'; choose one of {', '.join(FORMATS)}")
-    return "\n".join(FORMATS[fmt](grid, intervals) for grid in table.grids)
+    style = {True: "half", False: "none"}.get(intervals, intervals)
+    if style not in INTERVALS:
+        raise HarnessError(f"unknown style of intervals '{intervals}'; choose one of {', '.join(INTERVALS)}")
+    return "\n".join(FORMATS[fmt](grid, style) for grid in table.grids)
 
 
-def clean(text: str) -> str:
-    """One line without control, formatting or surrogate characters."""
-    kept = (" " if unicodedata.category(c)[0] in "CZ" else c for c in str(text))
-    return " ".join("".join(kept).split())
+def _spaced(text: str) -> str:
+    return f" {text}" if text else ""
 
 
-def _sections(grid: Grid) -> Iterator[tuple[str, list[Row]]]:
-    """The rows under each head, sections and their groups in order."""
-    for section in SECTIONS:
-        rows = [row for row in grid.rows if row.section == section]
-        for heading in dict.fromkeys(row.heading for row in rows):
-            yield heading, [row for row in rows if row.heading == heading]
-
-
-def _half(cell: Cell, intervals: bool) -> str:
-    return f" ±{cell.half:f}" if intervals and cell.half is not None else ""
-
-
-def _text(grid: Grid, intervals: bool) -> str:
+def _text(grid: Grid, intervals: str) -> str:
     signs = {0: "", 1: "**", 2: "_"}
 
     def tail(c: Cell) -> str:
-        return signs[c.place] + "".join(c.marks) + _half(c, intervals)
+        return signs[c.place] + "".join(c.marks) + _spaced(interval(c, intervals))
 
     # What follows the digits is padded to one width a column, so that the decimal points stand under each other.
     tails = [max((len(tail(row.cells[i])) for row in grid.rows), default=0) for i in range(len(grid.columns))]
@@ -59,11 +52,9 @@ def _text(grid: Grid, intervals: bool) -> str:
         cells = [signs[c.place] + c.text + tail(c).ljust(width) for c, width in zip(row.cells, tails)]
         return [f"  {clean(row.method)}{marks}", clean(row.size), clean(row.source), *cells]
 
-    sections = [(section, [line(row) for row in rows]) for section, rows in _sections(grid)]
+    groups = [(section, [line(row) for row in rows]) for section, rows in sections(grid)]
     heads = [*HEADS, *(clean(c.head) for c in grid.columns)]
-    widths = [
-        max(len(r[i]) for r in [heads, *(row for _, rows in sections for row in rows)]) for i in range(len(heads))
-    ]
+    widths = [max(len(r[i]) for r in [heads, *(row for _, rows in groups for row in rows)]) for i in range(len(heads))]
     uppers = [(clean(group), span) for group, span in merge_heads(grid.columns)]
     at = len(HEADS)
     for group, span in uppers:  # a long upper head widens the last column beneath it
@@ -86,7 +77,7 @@ def _text(grid: Grid, intervals: bool) -> str:
     if any(group for group, _ in uppers):
         lines += [upper.rstrip(), rule.rstrip()]
     lines += [join(heads), full]
-    for section, rows in sections:
+    for section, rows in groups:
         lines += [section, *map(join, rows)]
     lines.append(full)
     if any(c.place for row in grid.rows for c in row.cells):
@@ -102,7 +93,7 @@ def _escape(text: str, table: dict[str, str]) -> str:
     return "".join(table.get(c, c) for c in clean(text))
 
 
-def _md(grid: Grid, intervals: bool) -> str:
+def _md(grid: Grid, intervals: str) -> str:
     places = {0: "{}", 1: "**{}**", 2: "<ins>{}</ins>"}
 
     def esc(text: str) -> str:
@@ -112,13 +103,13 @@ def _md(grid: Grid, intervals: bool) -> str:
         return f"<sup>{','.join(map(esc, marks))}</sup>" if marks else ""
 
     def cell(c: Cell) -> str:
-        return places[c.place].format(c.text) + sup(c.marks) + _half(c, intervals)
+        return places[c.place].format(c.text) + sup(c.marks) + _spaced(interval(c, intervals, "\\[{}, {}\\]"))
 
     heads = [esc(f"{c.group} {c.head}" if c.group and c.head else c.group or c.head) for c in grid.columns]
     lines = [f"**{esc(grid.title)}**", ""]
     lines.append("| " + " | ".join([*HEADS, *heads]) + " |")
     lines.append("|" + "---|" * 3 + "---:|" * len(heads))
-    for section, rows in _sections(grid):
+    for section, rows in sections(grid):
         lines.append(f"| *{section}* |" + " |" * (2 + len(heads)))
         for row in rows:
             cells = [esc(row.method) + sup(row.marks), esc(row.size), esc(row.source), *map(cell, row.cells)]
@@ -129,88 +120,29 @@ def _md(grid: Grid, intervals: bool) -> str:
     return "\n".join(lines).rstrip() + "\n"
 
 
-_LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    '"': "''",
-    # After a line's "\\" a star or a bracket would be read as the line break's argument.
-    "*": "{*}",
-    "[": "{[}",
-    "]": "{]}",
-    "–": "--",
-    "†": r"\dag{}",
-    "‡": r"\ddag{}",
-    "§": r"\S{}",
-    "¶": r"\P{}",
-    "‖": r"$\|$",
-    "±": r"$\pm$",
-}
-
-
-def _latex(grid: Grid, intervals: bool) -> str:
-    places = {0: "{}", 1: r"\textbf{{{}}}", 2: r"\underline{{{}}}"}
-
-    def esc(text: str) -> str:
-        return _escape(text, _LATEX)
-
-    def sup(marks: list[str]) -> str:
-        return rf"\textsuperscript{{{','.join(map(esc, marks))}}}" if marks else ""
-
-    def cell(c: Cell) -> str:
-        half = rf"\,{{\scriptsize $\pm${c.half:f}}}" if intervals and c.half is not None else ""
-        return places[c.place].format(esc(c.text)) + sup(c.marks) + half
-
-    width = len(HEADS) + len(grid.columns)
-    upper, rules, at = ["", "", ""], [], len(HEADS) + 1
-    for group, span in merge_heads(grid.columns):
-        upper.append(rf"\multicolumn{{{span}}}{{c}}{{{esc(group)}}}")
-        if group:
-            rules.append(rf"\cmidrule(lr){{{at}-{at + span - 1}}}")
-        at += span
-    lines = ["% needs \\usepackage{booktabs}", r"\begin{table*}[t]", r"\centering", rf"\caption{{{esc(grid.title)}}}"]
-    lines += [rf"\begin{{tabular}}{{lll{'r' * len(grid.columns)}}}", r"\toprule"]
-    if rules:
-        lines += [" & ".join(upper) + r" \\", "".join(rules)]
-    lines += [" & ".join([*HEADS, *(esc(c.head) for c in grid.columns)]) + r" \\"]
-    for section, rows in _sections(grid):
-        lines += [r"\midrule", rf"\multicolumn{{{width}}}{{l}}{{\textit{{{section}}}}} \\"]
-        for row in rows:
-            cells = [esc(row.method) + sup(row.marks), esc(row.size), esc(row.source), *map(cell, row.cells)]
-            lines.append(" & ".join(cells) + r" \\")
-    lines += [r"\bottomrule", r"\end{tabular}"]
-    if grid.notes:
-        notes = [f"{sup([mark])} {esc(text)}" if mark else esc(text) for mark, text in grid.notes]
-        lines += ["", r"\smallskip", r"\begin{minipage}{\textwidth}\footnotesize"]
-        lines += [rf"{note}\par" for note in notes] + [r"\end{minipage}"]
-    return "\n".join([*lines, r"\end{table*}"]) + "\n"
-
-
 def _safe(text: str) -> str:
     """A field no spreadsheet takes for a formula."""
     text = clean(text)
     return f"'{text}" if len(text) > 1 and text[0] in "=+-@" else text
 
 
-def _csv(grid: Grid, intervals: bool) -> str:
+def _csv(grid: Grid, intervals: str) -> str:
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    halves = [intervals and any(r.cells[i].half is not None for r in grid.rows) for i in range(len(grid.columns))]
+    beside = {"none": (), "half": ("±",), "bounds": ("low", "high")}[intervals]
+    halves = [beside if any(r.cells[i].half is not None for r in grid.rows) else () for i in range(len(grid.columns))]
     heads: list[str] = []
-    for column, half in zip(grid.columns, halves):
+    for column, more in zip(grid.columns, halves):
         head = clean(f"{column.group} {column.head}")
-        heads += [_safe(head), _safe(f"{head} ±")] if half else [_safe(head)]
+        heads += [_safe(head), *(_safe(f"{head} {name}") for name in more)]
     writer.writerow(["table", "section", *(h.lower() for h in HEADS), *heads, "notes"])
     texts = dict(grid.notes)
     for row in grid.rows:
         cells: list[str] = []
-        for cell, half in zip(row.cells, halves):
+        for cell, more in zip(row.cells, halves):
             cells.append("" if cell.value is None else f"{cell.value:f}")
-            if half:
-                cells.append("" if cell.half is None else f"{cell.half:f}")
+            ends = (cell.half,) if intervals == "half" else cell.bounds or (None, None)
+            cells += ["" if end is None else f"{end:f}" for _, end in zip(more, ends)]
         marks = dict.fromkeys([*row.marks, *(mark for cell in row.cells for mark in cell.marks)])
         source = texts[row.source] if row.section == "Published" else row.source
         notes = "; ".join(texts[mark] for mark in marks)
@@ -219,7 +151,7 @@ def _csv(grid: Grid, intervals: bool) -> str:
     return out.getvalue()
 
 
-def _html(grid: Grid, intervals: bool) -> str:
+def _html(grid: Grid, intervals: str) -> str:
     places = {0: "{}", 1: "<b>{}</b>", 2: "<u>{}</u>"}
 
     def esc(text: str) -> str:
@@ -230,7 +162,8 @@ def _html(grid: Grid, intervals: bool) -> str:
         return f"<sup>{','.join(map(esc, marks))}</sup>" if marks else ""
 
     def cell(c: Cell) -> str:
-        half = f" <small>&#177;{c.half:f}</small>" if intervals and c.half is not None else ""
+        half = interval(c, intervals)
+        half = f" <small>{esc(half)}</small>" if half else ""
         return f"<td>{places[c.place].format(esc(c.text))}{sup(c.marks)}{half}</td>"
 
     width = len(HEADS) + len(grid.columns)
@@ -238,9 +171,10 @@ def _html(grid: Grid, intervals: bool) -> str:
     upper = "".join(f'<th scope="colgroup" colspan="{span}">{esc(group)}</th>' for group, span in spans)
     heads = "".join(f'<th scope="col">{esc(c.head)}</th>' for c in grid.columns)
     fixed = "".join(f'<th scope="col" rowspan="2">{h}</th>' for h in HEADS)
-    lines = ['<table class="groma-table">', f"<caption>{esc(grid.title)}</caption>"]
+    name = f' id="{esc(label(grid.label))}"' if grid.label else ""
+    lines = [f'<table class="groma-table"{name}>', f"<caption>{esc(grid.title)}</caption>"]
     lines += [f"<thead><tr>{fixed}{upper}</tr>", f"<tr>{heads}</tr></thead>"]
-    for section, rows in _sections(grid):
+    for section, rows in sections(grid):
         lines.append(f'<tbody class="{rows[0].section.lower()}">')
         lines.append(f'<tr><th scope="rowgroup" colspan="{width}">{section}</th></tr>')
         for row in rows:
@@ -253,10 +187,10 @@ def _html(grid: Grid, intervals: bool) -> str:
     return "\n".join(lines) + "\n"
 
 
-FORMATS: dict[str, Callable[[Grid, bool], str]] = {
+FORMATS: dict[str, Callable[[Grid, str], str]] = {
     "text": _text,
     "md": _md,
-    "latex": _latex,
+    "latex": latex,
     "csv": _csv,
     "html": _html,
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import unicodedata
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from decimal import ROUND_HALF_UP, Decimal
 
@@ -13,9 +14,9 @@ SECTIONS = ("Published", "Measured", "Bounds")
 
 @dataclass
 class Cell:
-    """One number as printed. ``half`` is half the width of its 95 % interval. ``ranked`` cells may be best or second;
-    ``place`` is then 1 or 2. ``marks`` are footnote marks. ``apart``: it is not quite what the column's name says, and
-    is ranked only where none of the others is."""
+    """One number as printed. ``half`` is half the width of its 95 % interval, ``bounds`` are the interval's ends.
+    ``ranked`` cells may be best or second; ``place`` is then 1 or 2. ``marks`` are footnote marks. ``apart``: it is not
+    quite what the column's name says, and is ranked only where none of the others is."""
 
     value: Decimal | None = None
     half: Decimal | None = None
@@ -23,6 +24,7 @@ class Cell:
     place: int = 0
     apart: bool = False
     marks: list[str] = field(default_factory=list)
+    bounds: tuple[Decimal, Decimal] | None = None
 
     @property
     def text(self) -> str:
@@ -51,13 +53,16 @@ class Row:
 
 @dataclass
 class Grid:
-    """One printed table; ``notes`` pairs a footnote mark (or "") with its text."""
+    """One printed table; ``notes`` pairs a footnote mark (or "") with its text. ``title`` is its caption and ``label``
+    what LaTeX refers to it by. ``main`` is False for the errors and further measures beside a table of the paper."""
 
     kind: str
     title: str
     columns: list[Column]
     rows: list[Row]
     notes: list[tuple[str, str]]
+    label: str = ""
+    main: bool = True
 
 
 @dataclass
@@ -87,3 +92,41 @@ def average_cell(cells: list[Cell], column: Column) -> Cell:
     if len(values) < len(parts):
         return Cell()
     return Cell(average(values), ranked=all(cell.ranked for cell in parts))
+
+
+def rank(columns: Sequence[Column], rows: Sequence[Row]) -> None:
+    """Mark best and second distinct value among each column's ranked cells; ties share, and a lone cell is not set
+    against itself. Cells that stand ``apart`` are compared only with each other."""
+    for i, column in enumerate(columns):
+        cells = [row.cells[i] for row in rows if row.cells[i].value is not None]
+        whole = any(not cell.apart for cell in cells)
+        ranked = [cell for cell in cells if cell.ranked and not (whole and cell.apart)]
+        order = sorted({cell.value for cell in ranked}, reverse=True)[:2]
+        for cell in cells:
+            cell.place = 0
+        if column.better and len(ranked) > 1:
+            for cell in ranked:
+                cell.place = order.index(cell.value) + 1 if cell.value in order else 0
+
+
+def clean(text: str) -> str:
+    """One line without control, formatting or surrogate characters."""
+    kept = (" " if unicodedata.category(c)[0] in "CZ" else c for c in str(text))
+    return " ".join("".join(kept).split())
+
+
+def sections(grid: Grid) -> Iterator[tuple[str, list[Row]]]:
+    """The rows under each head, sections and their groups in order."""
+    for section in SECTIONS:
+        rows = [row for row in grid.rows if row.section == section]
+        for heading in dict.fromkeys(row.heading for row in rows):
+            yield heading, [row for row in rows if row.heading == heading]
+
+
+def interval(cell: Cell, style: str, bounds: str = "[{}, {}]") -> str:
+    """A cell's 95 % interval in a style ("none", "half" or "bounds"): ``±0.52``, or its ends put into ``bounds``."""
+    if style == "none" or cell.half is None:
+        return ""
+    if style == "bounds" and cell.bounds is not None:
+        return bounds.format(*(f"{end:f}" for end in cell.bounds))
+    return f"±{cell.half:f}"

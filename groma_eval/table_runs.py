@@ -18,6 +18,7 @@ class Run:
     model: dict[str, Any]
     benchmarks: dict[str, dict[str, Any]]  # manifest entries
     results: dict[str, dict[str, Any]]  # metrics.json entries
+    path: Path = Path()
 
     @property
     def oracle(self) -> bool:
@@ -68,7 +69,7 @@ def read_run(path: Path) -> Run:
         for key, value in numbers.items():
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
                 raise HarnessError(f"{path}/metrics.json: {name}.metrics.{key} is not a number")
-    return Run(str(manifest.get("run_id") or path.name), model, benchmarks, metrics)
+    return Run(str(manifest.get("run_id") or path.name), model, benchmarks, metrics, path)
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""``groma-chat``: ask Groma about a picture, once or in a dialogue."""
+"""``groma-chat``: ask Groma about a picture, once, in a dialogue, or in a browser."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="groma-chat",
         description="Ask Groma about a picture. Phrases of the answer are followed by their boxes in pixels.",
     )
-    parser.add_argument("image", metavar="IMAGE")
+    parser.add_argument("image", nargs="?", metavar="IMAGE", help="needed but with --web")
     parser.add_argument("question", nargs="?", help="one question; without it, a dialogue")
     parser.add_argument(
         "--box", action="append", default=[], metavar="x1,y1,x2,y2",
@@ -52,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--save", metavar="FILE", help="draw the last answer's boxes on the picture")
     parser.add_argument("--device", help="cpu, cuda, cuda:1 (default: the model's choice)")
     parser.add_argument("--max-new-tokens", type=int, default=128, metavar="N", help="length of an answer")
+    parser.add_argument("--web", action="store_true", help="in a browser, on this machine; needs the extra 'web'")
+    parser.add_argument("--port", type=int, metavar="N", help="of --web (default: the first free one from 7860)")
     return parser
 
 
@@ -61,6 +63,12 @@ def _run(options: argparse.Namespace) -> int:
     # Whatever can be refused cheaply is refused before the model is loaded.
     if options.max_new_tokens < 1:
         raise HarnessError(f"--max-new-tokens {options.max_new_tokens}: must be at least 1")
+    if options.web:
+        return _serve(options)
+    if options.port is not None:
+        raise HarnessError("--port goes with --web")
+    if options.image is None:
+        raise HarnessError("name a picture, or use --web; see: groma-chat --help")
     image = open_image(Path(options.image))
     boxes = [parse_box(box, image.size) for box in options.box]
     if options.save is not None:
@@ -73,6 +81,21 @@ def _run(options: argparse.Namespace) -> int:
     print(shown(dialogue.ask(options.question), image.size))
     if options.save is not None:
         dialogue.save(options.save)
+    return 0
+
+
+def _serve(options: argparse.Namespace) -> int:
+    from groma_eval.models.groma import open_image
+    from groma_eval.web_app import build, require_gradio, serve
+
+    for name, value in (("a question", options.question), ("--box", options.box), ("--save", options.save)):
+        if value:
+            raise HarnessError(f"{name} does not go with --web; give it in the browser")
+    if options.port is not None and not 0 < options.port < 65536:
+        raise HarnessError(f"--port {options.port}: must be from 1 to 65535")
+    require_gradio()
+    first = open_image(Path(options.image)) if options.image is not None else None
+    serve(build(load_groma(options.model, options.device), options.max_new_tokens, first), options.port)
     return 0
 
 
@@ -107,13 +130,7 @@ class Dialogue:
         Raises:
             HarnessError: the question cannot be put, say because it is too long.
         """
-        if any("\ud800" <= character <= "\udfff" for character in question):
-            raise HarnessError("the question is no text in the terminal's encoding")
-        reserved = [token for token in _REFERRAL if token in question]
-        if reserved:
-            raise HarnessError(f"{reserved[0]} is reserved; write <box> for your box")
-        if "<box>" in question and not self.boxes:
-            raise HarnessError("the question names <box> but no box was given; give one with --box or /box")
+        check_question(question, self.boxes, "give one with --box or /box")
         boxes, self.boxes = self.boxes, []
         try:
             answer = self.scene.chat(question, boxes=tuple(boxes), max_new_tokens=self.max_new_tokens)
@@ -136,6 +153,17 @@ class Dialogue:
             draw_grounded(self.image, *self._last).save(path)
         except (OSError, ValueError) as error:
             raise HarnessError(f"{path}: cannot be written ({error})") from error
+
+
+def check_question(question: str, boxes: Sequence[Box], how: str) -> None:
+    """Raise HarnessError for a question that cannot be put with these boxes; ``how`` tells how to give one."""
+    if any("\ud800" <= character <= "\udfff" for character in question):
+        raise HarnessError("the question is no text in the terminal's encoding")
+    reserved = [token for token in _REFERRAL if token in question]
+    if reserved:
+        raise HarnessError(f"{reserved[0]} is reserved; write <box> for your box")
+    if "<box>" in question and not boxes:
+        raise HarnessError(f"the question names <box> but no box was given; {how}")
 
 
 def converse(dialogue: Dialogue, save: str | None = None) -> int:

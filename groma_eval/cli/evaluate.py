@@ -1,4 +1,4 @@
-"""``groma-eval``: run benchmarks, score and print runs and predictions, prepare data, and the demo."""
+"""``groma-eval``: run benchmarks, score, print and browse runs and predictions, prepare data, and the demo."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ COMMANDS = {
     "run": "evaluate a model on benchmarks; a repeat of the command continues",
     "score": "recompute the metrics of finished runs, or score predictions made elsewhere; no model is needed",
     "judge": "score a run's open answers with a language model as judge; a repeat of the command continues",
+    "compare": "which of several runs is better, where, and how sure that is: intervals, p-values, changed questions",
     "table": "print tables of runs beside published results",
+    "report": "write a page to browse: tables, plots and every answer of runs; no model, server or network is needed",
+    "doctor": "tell whether the boxes of runs fit the frame that their models declare",
     "list": "list benchmarks, models, tasks or metrics",
     "data": "list, check or prepare the data of benchmarks",
     "demo": "evaluate the bundled model and its bounds on four tasks",

@@ -18,8 +18,16 @@ def _benchmarks(args: argparse.Namespace) -> Rows:
 
 def _models(args: argparse.Namespace) -> Rows:
     from groma_eval.models import available
+    from groma_eval.models.registry import declarations
 
-    return list(available().items())
+    declared = declarations()
+    rows: Rows = []
+    for name, about in available().items():
+        rows.append((name, about))
+        if name in declared:
+            kinds, boxes = declared[name]
+            rows.append(("", f"  answers {kinds}; boxes: {boxes}"))
+    return rows
 
 
 def _tasks(args: argparse.Namespace) -> Rows:

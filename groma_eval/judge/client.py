@@ -14,7 +14,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,32 +68,48 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
+def as_option(name: str) -> str:
+    """How messages spell a setting that a command takes as an option of its own."""
+    return f"--{name}"
+
+
 class Client:
     """Asks one judge, or another model that messages call ``name``; safe to use from several threads. Waiting ends when
     ``stop`` is set.
 
+    ``key`` takes the place of the environment variable's; ``spelled`` is how messages name a setting to change.
+
     Raises HarnessError where the key's variable is not set or holds no key.
     """
 
-    def __init__(self, settings: JudgeSettings, stop: threading.Event | None = None, name: str = "the judge") -> None:
+    def __init__(
+        self,
+        settings: JudgeSettings,
+        stop: threading.Event | None = None,
+        name: str = "the judge",
+        key: str | None = None,
+        spelled: Callable[[str], str] = as_option,
+    ) -> None:
         self.settings = settings
         self.name = name
+        self.spelled = spelled
         self.stop = stop or threading.Event()
         self.answered = False  # something went through: the address and the key are right
-        self._key = read_key(settings, name)
+        self._key = read_key(settings, name, spelled) if key is None else key
         self._url = settings.base_url.rstrip("/") + "/chat/completions"
         self._opener = urllib.request.build_opener(_NoRedirect)
         self._random = random.Random()
 
-    def complete(self, messages: Messages) -> Completion:
-        """The judge's answer to ``messages``.
+    def complete(self, messages: Messages, decoding: Mapping[str, Any] | None = None) -> Completion:
+        """The judge's answer to ``messages``; ``decoding`` takes the place of the settings'.
 
         Raises:
             HarnessError: no request can go through (key, address, model, or nothing left to pay with).
             CallFailed: this one did not, after all retries or because the endpoint refuses its content.
             Stopped: ``stop`` was set meanwhile.
         """
-        body = json.dumps({"model": self.settings.model, "messages": messages, **self.settings.decoding}).encode()
+        decoding = self.settings.decoding if decoding is None else decoding
+        body = json.dumps({"model": self.settings.model, "messages": messages, **decoding}).encode()
         for attempt in range(self.settings.retries + 1):
             if self.stop.is_set():
                 raise Stopped
@@ -101,7 +117,7 @@ class Client:
                 completion = self._ask(body)
             except _Transient as failure:
                 if failure.first and not self.answered:
-                    raise HarnessError(f"{self._where()}: {failure}; check --base-url") from None
+                    raise HarnessError(f"{self._where()}: {failure}; check {self.spelled('base-url')}") from None
                 if attempt == self.settings.retries:
                     tries = f" ({attempt + 1} tries)" if attempt else ""
                     raise CallFailed(f"{self._where()}: {failure}{tries}") from None
@@ -152,14 +168,14 @@ class Client:
         return CallFailed(f"{self._where()}: HTTP {error.code}{said}")
 
 
-def read_key(settings: JudgeSettings, whose: str = "the judge") -> str:
+def read_key(settings: JudgeSettings, whose: str = "the judge", spelled: Callable[[str], str] = as_option) -> str:
     """The key from the environment; HarnessError (which never shows it) where there is none or it cannot be one."""
     name = settings.api_key_env
     key = os.environ.get(name, "").strip()
     if not key:
         raise HarnessError(
-            f"no key for {whose}: the environment variable {name} is not set (another one: --api-key-env NAME; an "
-            "endpoint that needs no key takes any text)"
+            f"no key for {whose}: the environment variable {name} is not set (another one: "
+            f"{spelled('api-key-env')} NAME; an endpoint that needs no key takes any text)"
         )
     if not key.isascii() or not key.isprintable() or " " in key:
         raise HarnessError(f"the environment variable {name} holds no key: it has blanks or unprintable characters")

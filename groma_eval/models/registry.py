@@ -1,20 +1,23 @@
 """Names of models to adapters.
 
 Names: ``groma-tiny`` (bundled), ``groma:FOLDER`` or ``groma:HUB/ID``, a plain folder, ``bound:NAME`` or
-``bound:NAME@MODEL``, ``predictions:FILE`` (answers made elsewhere), and whatever :func:`register` or an entry point of
-the group ``groma_eval.models`` adds.
+``bound:NAME@MODEL``, ``predictions:FILE`` (answers made elsewhere), the transformers models of
+:mod:`groma_eval.models.adapters` (``qwen3-vl``, ``qwen3-vl:FOLDER`` or ``qwen3-vl:HUB/ID``), ``endpoint:MODEL``, and
+whatever :func:`register` or an entry point of the group ``groma_eval.models`` adds.
 """
 
 from __future__ import annotations
 
 import difflib
+import importlib
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
-from groma_eval.core import HarnessError, Model
+from groma_eval.core import HarnessError, Model, ModelInfo
+from groma_eval.models.adapters import ADAPTERS
 
 #: ``factory(argument, *, device, dtype, model_args) -> Model``; ``argument`` is what follows ``NAME:``, or None.
 Factory = Callable[..., Model]
@@ -44,9 +47,51 @@ def available() -> dict[str, str]:
     names |= {f"bound:{name}" + ("@MODEL" if bound.needs_model else ""): bound.about for name, bound in BOUNDS.items()}
     names["predictions:FILE"] = (
         "answers made elsewhere, from a file or a folder of BENCHMARK.jsonl; "
-        "may go on: ,frame=pixels|0-1|0-1000|0-999,format=xyxy|xywh,name=NAME,benchmark=NAME"
+        "may go on: ,frame=pixels|0-1|0-1000|0-999,format=xyxy|xywh|cxcywh,name=NAME,benchmark=NAME"
+    )
+    names |= {f"{d.name}:PATH": f"{d.about}; without :PATH it is {d.checkpoint}" for d in ADAPTERS.values()}
+    names["endpoint:MODEL"] = (
+        "a model behind an OpenAI-compatible endpoint (vLLM, SGLang, hosted); see docs/models.md for its --model-args"
     )
     return names | {name: "added by a user" for name in sorted({*_registered, *_entry_points()})}
+
+
+def declarations() -> dict[str, tuple[str, str]]:
+    """What adapters declare before a model is loaded: question kinds, and box format with its frame, by name as in
+    :func:`available`. Of a user's adapter it is known where its factory is a class with ``info``."""
+    ground, talk = ("ground_all", "ground_one"), ("converse", "describe", "describe_scene")
+    groma = (", ".join((*talk, *ground, "propose")), "xyxy (0-1)")
+    boxes, texts = (", ".join(ground), "xyxy (0-1)"), (", ".join(talk), "none")
+    found = {"groma-tiny": groma, "groma:PATH": groma}
+    for name in available():
+        if name.startswith("bound:"):
+            found[name] = texts if name == "bound:majority" else boxes
+    found["bound:blind@MODEL"] = ("what MODEL does", "as MODEL's")
+    found["predictions:FILE"] = ("what the file holds", "as declared after the file's name")
+    for d in ADAPTERS.values():
+        found[f"{d.name}:PATH"] = (", ".join(sorted(d.capabilities)), f"{d.box_format} ({d.frame})")
+    found["endpoint:MODEL"] = (
+        f"converse; with a box format also {', '.join((*talk[1:], *ground))}",
+        "as declared by --model-args format=NAME",
+    )
+    for name, factory in _added().items():
+        info = getattr(factory, "info", None)
+        if isinstance(info, ModelInfo):
+            found[name] = (", ".join(sorted(info.capabilities)), f"{info.box_format} ({info.frame})")
+        elif isinstance(factory, Exception):
+            found[name] = (f"nothing: it cannot be loaded ({' '.join(str(factory).split())})", "unknown")
+    return found
+
+
+def _added() -> dict[str, Any]:
+    """Users' factories by name; in place of one that cannot be loaded, the error."""
+    found: dict[str, Any] = {}
+    for name, point in _entry_points().items():
+        try:
+            found[name] = point.load()
+        except Exception as error:  # whatever a package raises when it is imported, the list is still printed
+            found[name] = error
+    return found | _registered
 
 
 def load(
@@ -102,11 +147,25 @@ def _build(name: str, *, training_answers: str | Path | None, **options: Any) ->
         from groma_eval.models.groma import GromaAdapter
 
         return GromaAdapter.load(argument if prefix == "groma" and argument else name, name=name, **options)
+    if prefix in ADAPTERS:
+        return _build_adapter(prefix, argument, name, options)
+    if prefix == "endpoint":
+        from groma_eval.models.endpoint_loading import load_endpoint
+
+        return load_endpoint(argument, name=name, **options)
     if prefix == "groma" and not argument:
         raise HarnessError(f"model {name!r} names no checkpoint; write groma:FOLDER or groma:HUB/ID")
     if "/" in name or name.startswith("."):
         raise HarnessError(f"model {name!r}: there is no such folder; for a hub id write groma:{name}")
     raise HarnessError(f"unknown model {name!r}; {_nearest(name, list(available()))}")
+
+
+def _build_adapter(prefix: str, argument: str, name: str, options: dict[str, Any]) -> Model:
+    from groma_eval.models.transformers_loading import load_adapter
+
+    module, _, attribute = ADAPTERS[prefix].target.partition(":")
+    adapter = getattr(importlib.import_module(module), attribute)
+    return load_adapter(adapter, ADAPTERS[prefix], argument or None, name=name, **options)
 
 
 def _load_predictions(name: str, model_args: Mapping[str, str] | None, benchmark: str | None) -> Model:

@@ -88,6 +88,10 @@ def test_every_listed_bound_loads(made):
         ("qqqq", "known: groma-tiny"),
         ("groma:", "names no checkpoint"),
         ("./not/here", "no such folder"),
+        ("qwen3-v", "did you mean qwen3-vl:PATH"),
+        ("kosmos2", "did you mean kosmos-2:PATH"),
+        ("endpoints:m", "did you mean endpoint:MODEL"),
+        ("bound:blind@qwen3vl", "did you mean qwen3-vl:PATH"),
     ],
 )
 def test_wrong_names(made, name, message):

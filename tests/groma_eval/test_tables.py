@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from decimal import Decimal
 from fractions import Fraction
 
 import pytest
+from finished_runs import refcoco, shapes, write_run
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,11 +15,6 @@ from groma_eval.table_footnotes import Footnotes
 from groma_eval.table_grid import average, half_up
 from groma_eval.tables import build_table
 
-PAPER_REC = {
-    f"{f}_{s}": (F, s) for f, F in (("refcoco", "RefCOCO"), ("refcoco+", "RefCOCO+")) for s in ("val", "testA", "testB")
-}
-PAPER_REC |= {f"refcocog_{s}": ("RefCOCOg", s) for s in ("val", "test")}
-CLEAN = {"status": "clean", "images": 0, "of": 9}
 # Groma's own eight cells.
 GROMA = ["89.53", "92.09", "86.26", "83.90", "88.91", "78.05", "86.37", "87.01"]
 
@@ -28,31 +23,10 @@ GROMA = ["89.53", "92.09", "86.26", "83.90", "88.91", "78.05", "86.37", "87.01"]
 def make_run(tmp_path):
     """``make_run(name, {bench: (entry, metrics)})`` writes a finished run and gives its folder."""
 
-    def make(name, benchmarks, run_id=None, counts=None, intervals=None, **model):
-        folder = tmp_path / (run_id or name.replace(":", "-"))
-        folder.mkdir()
-        entries, results = {}, {}
-        for bench, (entry, metrics) in benchmarks.items():
-            defaults = {"version": 1, "protocol": "paper", "task": "rec", "deviations": [], "leakage": CLEAN}
-            entries[bench] = defaults | entry
-            results[bench] = {"metrics": metrics, "counts": counts or {}, "intervals": intervals or {}}
-        manifest = {"run_id": run_id or f"run-{name}", "model": {"name": name} | model, "benchmarks": entries}
-        (folder / "manifest.json").write_text(json.dumps(manifest))
-        (folder / "metrics.json").write_text(json.dumps(results))
-        return folder
+    def make(name, benchmarks, run_id=None, **more):
+        return write_run(tmp_path / (run_id or name.replace(":", "-")), name, benchmarks, run_id, **more)
 
     return make
-
-
-def shapes(metrics, **entry):
-    return {"shapes-rec": ({"family": "shapes-rec", "split": "test"} | entry, metrics)}
-
-
-def refcoco(values, **entry):
-    return {
-        bench: ({"family": f, "split": s} | entry, {"acc@0.5": v} if not isinstance(v, dict) else v)
-        for (bench, (f, s)), v in zip(PAPER_REC.items(), values)
-    }
 
 
 def column(grid, head, group=None):
@@ -358,7 +332,16 @@ def test_answers_that_did_not_come_out_are_counted(make_run):
 
 def test_intervals_are_half_widths(make_run):
     run = make_run("m", shapes({"acc@0.5": 90.0}), intervals={"acc@0.5": [88.5, 91.51]})
-    assert str(build_table("rec", [run]).grids[0].rows[0].cells[0].half) == "1.51"
+    cell = build_table("rec", [run]).grids[0].rows[0].cells[0]
+    assert str(cell.half) == "1.51"
+    assert [str(end) for end in cell.bounds] == ["88.50", "91.51"]
+
+
+def test_an_interval_that_its_own_number_is_not_in_is_left_out(make_run):
+    for at, bounds in enumerate(([91.0, 92.0], [88.0, 89.0], [None, 99.0], "x")):
+        run = make_run(f"m{at}", shapes({"acc@0.5": 90.0}), intervals={"acc@0.5": bounds})
+        cell = build_table("rec", [run]).grids[0].rows[0].cells[0]
+        assert (cell.half, cell.bounds) == (None, None)
 
 
 def test_absent_numbers_are_dashes(make_run):
