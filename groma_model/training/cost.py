@@ -1,4 +1,4 @@
-"""What one micro-batch keeps for the backward pass and how many FLOPs it takes, counted by running it.
+"""The memory that one micro-batch takes and its FLOPs, counted by running it.
 
 The counters watch any run. :func:`step_cost` runs the modules on tensors that have sizes but no contents (torch's fake
 tensors), so that a 7B step is counted in seconds without its memory. It follows the stages with fixed numbers of
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry, sdpa_flop_count
 
 from groma_model.configuration import GromaConfig
@@ -26,7 +27,7 @@ from groma_model.proposer import ProposerOutput
 from groma_model.proposer_layers import grid_encodings
 from groma_model.training.lora import prepare
 from groma_model.training.recipe import Recipe
-from groma_model.training.recompute import recomputed, transformer_layers
+from groma_model.training.recompute import recomputed
 
 
 # ---------------------------------------------------------------------------------------------------- counters
@@ -79,7 +80,8 @@ class KeptBytes:
         """Count what runs within."""
 
         def pack(tensor: Tensor) -> _Held:
-            self.held.add(held := _Held(tensor))
+            # Without its history: an output that its own node keeps would keep the node.
+            self.held.add(held := _Held(tensor.detach()))
             return held
 
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda held: held.tensor):
@@ -91,71 +93,78 @@ class KeptBytes:
         return sum(size for storage, size in sizes.items() if storage not in self.own)
 
 
+class LiveBytes(TorchDispatchMode):
+    """Counts the memory of all tensors that are made within and not yet freed: ``peak`` is the most at one time.
+
+    Parameters and buffers of ``module`` are left out, and what kernels allocate inside themselves.
+    """
+
+    def __init__(self, module: nn.Module):
+        super().__init__()
+        self.live = self.peak = 0
+        own = (t.untyped_storage() for t in (*module.parameters(), *module.buffers()))
+        self.known = weakref.WeakValueDictionary({storage._cdata: storage for storage in own})
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves(out):
+            if isinstance(tensor, Tensor):
+                storage = tensor.untyped_storage()
+                if self.known.get(storage._cdata) is not storage:
+                    self.known[storage._cdata] = storage
+                    self.live += (size := storage.nbytes())
+                    weakref.finalize(storage, self._free, size)
+        self.peak = max(self.peak, self.live)
+        return out
+
+    def _free(self, size: int) -> None:
+        self.live -= size
+
+
 def _storage(tensor: Tensor) -> int:
     return tensor.untyped_storage()._cdata
 
 
-@contextmanager
-def largest_increase(layers: list[nn.Module], kept: KeptBytes) -> Iterator[list[int]]:
-    """Within, the largest number of bytes that one of the layers adds to what is kept, as the list's only entry."""
-    found, before = [0], [0]
-
-    def start(*_: Any) -> None:
-        before[0] = kept.bytes()
-
-    def end(*_: Any) -> None:
-        found[0] = max(found[0], kept.bytes() - before[0])
-
-    handles = [h for m in layers for h in (m.register_forward_pre_hook(start), m.register_forward_hook(end))]
-    try:
-        yield found
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
 @dataclass(frozen=True)
 class StepCost:
-    """Of one micro-batch in one process.
+    """Of one micro-batch in one process; bytes without and with gradient checkpointing.
 
     Attributes:
-        plain, checkpointed: bytes kept for the backward pass without and with gradient checkpointing.
-        layer: most bytes that one transformer layer keeps; with checkpointing they come on top, layer after layer.
-        copies: bytes of the trained weights' half-precision copies, which autocast holds during the forward pass.
+        kept: bytes that autograd keeps between forward and backward pass.
+        peak: most bytes at one time beside parameters, gradients and the optimiser's states: what is kept and what is
+            at work, autocast's half-precision copies of weights among it.
         flops: model FLOPs, forward and backward. recomputed: those that checkpointing adds.
     """
 
-    plain: int
-    checkpointed: int
-    layer: int
-    copies: int
+    kept: tuple[int, int]
+    peak: tuple[int, int]
     flops: int
     recomputed: int
-
-    def activations(self, checkpointing: bool) -> int:
-        """Bytes at the worst moment. Without checkpointing the copies are among the kept tensors."""
-        return self.checkpointed + max(self.layer, self.copies) if checkpointing else self.plain
 
 
 def measure(stage: nn.Module, model: GromaForConditionalGeneration, forward: Callable[[], Tensor],
             precision: str = "no") -> StepCost:  # fmt: skip
-    """Count a micro-batch: ``forward`` computes its loss; it is called twice, and the second loss is differentiated."""
-    kept = KeptBytes(stage)
-    layers = transformer_layers(model)
-    with largest_increase(layers, kept) as layer, kept.watch(), _precision(precision):
-        loss = forward()
-    plain = kept.bytes()
-    del loss
-    counter, kept = ModelFlops(), KeptBytes(stage)
-    with recomputed(model), counter:
-        with kept.watch(), _precision(precision):
-            loss = forward()
-        checkpointed = kept.bytes()
-        loss.backward()
-    tables = {id(p) for m in stage.modules() if isinstance(m, nn.Embedding) for p in m.parameters()}
-    matrices = (p for p in stage.parameters() if p.requires_grad and p.ndim > 1 and id(p) not in tables)
-    copies = 0 if precision == "no" else sum(2 * p.numel() for p in matrices)
-    return StepCost(plain, checkpointed, layer[0], copies, counter.total, counter.recomputed)
+    """Count a micro-batch: ``forward`` computes its loss; it is called twice. Gradients are dropped."""
+
+    def drop(parameter: Tensor) -> None:
+        parameter.grad = None
+
+    handles = [p.register_post_accumulate_grad_hook(drop) for p in stage.parameters() if p.requires_grad]
+    kept, peak = [], []
+    try:
+        for checkpointing in (False, True):
+            counter, live, held = ModelFlops(), LiveBytes(stage), KeptBytes(stage)
+            with recomputed(model, checkpointing), live, counter:
+                with held.watch(), _precision(precision):
+                    loss = forward()
+                kept.append(held.bytes())
+                loss.backward()
+                del loss
+            peak.append(live.peak)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return StepCost((kept[0], kept[1]), (peak[0], peak[1]), counter.total, counter.recomputed)
 
 
 def _precision(precision: str) -> Any:
@@ -231,13 +240,14 @@ def step_cost(recipe: Recipe, config: GromaConfig, load: Load) -> StepCost:
         with FakeTensorMode():
             model._apply(lambda tensor: torch.empty(tensor.shape, dtype=tensor.dtype))
             forward = _detect if recipe.stage == "detect" else _language
-            return measure(model, model, lambda: forward(model, recipe, load), recipe.precision)
+            pixels = torch.zeros(load.images, 3, config.image_size, config.image_size)
+            return measure(model, model, lambda: forward(model, recipe, load, pixels), recipe.precision)
     finally:
         grid_encodings.cache_clear()
 
 
-def _detect(model: GromaForConditionalGeneration, recipe: Recipe, load: Load) -> Tensor:
-    states = model.vision_encoder(_pixels(model, load))
+def _detect(model: GromaForConditionalGeneration, recipe: Recipe, load: Load, pixels: Tensor) -> Tensor:
+    states = model.vision_encoder(pixels)
     with torch.autocast("cpu", enabled=False):
         proposals = model.proposer([s.float() for s in states])
         loss = _objectness(proposals, recipe) + proposals.layer_boxes.abs().sum() + proposals.encoder_boxes.abs().sum()
@@ -253,9 +263,9 @@ def _objectness(output: ProposerOutput, recipe: Recipe) -> Tensor:
     return sum(((1 - x.sigmoid()) ** 2 * F.softplus(-x)).sum() for x in [*logits, output.encoder_logits])
 
 
-def _language(model: GromaForConditionalGeneration, recipe: Recipe, load: Load) -> Tensor:
+def _language(model: GromaForConditionalGeneration, recipe: Recipe, load: Load, pixels: Tensor) -> Tensor:
     with torch.set_grad_enabled(bool({"vision_encoder", "proposer"} & set(recipe.trainable))):
-        states = model.vision_encoder(_pixels(model, load))
+        states = model.vision_encoder(pixels)
         model.proposer(states)
     count = load.images
     regions = _regions(model, states, load).unflatten(0, (count, load.regions))
@@ -277,10 +287,6 @@ def _language(model: GromaForConditionalGeneration, recipe: Recipe, load: Load) 
         keys = model.pointer.keys(at_regions, regions.to(hidden.dtype))[rows]
     logits = model.logits(hidden[rows, columns], keys, rows)
     return (F.cross_entropy(logits, rows, reduction="none") * rows.float()).sum()
-
-
-def _pixels(model: GromaForConditionalGeneration, load: Load) -> Tensor:
-    return torch.zeros(load.images, 3, model.config.image_size, model.config.image_size)
 
 
 def _regions(model: GromaForConditionalGeneration, states: list[Tensor], load: Load) -> Tensor:

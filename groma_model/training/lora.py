@@ -1,7 +1,7 @@
 """LoRA of the language model (Hu et al. 2022, eq. 3): W stays as it is, (alpha / rank) B A beside it is trained.
 
 peft puts the adapters into the model; while they are there, its parameters have other names
-(``q_proj.base_layer.weight`` beside ``q_proj.lora_A.default.weight``). Checkpoints hold the sums under the ordinary ones.
+(``q_proj.base_layer.weight`` beside ``q_proj.lora_A.default.weight``). Checkpoints hold sums under ordinary names.
 """
 
 from __future__ import annotations

@@ -40,7 +40,10 @@ class Memory:
 
 @dataclass(frozen=True)
 class StepEstimate:
-    """A step of one process: ``accumulate`` micro-batches of the assumed ``load``, and memory with activations."""
+    """A step of one process: ``accumulate`` micro-batches of the assumed ``load``, and memory with activations.
+
+    Where parameters are divided among processes, the layer that is gathered for use comes on top.
+    """
 
     recipe: Recipe
     processes: int
@@ -50,8 +53,11 @@ class StepEstimate:
 
     @property
     def peak(self) -> int:
-        """Bytes at the worst moment, as the recipe sets gradient checkpointing."""
-        return self.memory.total + self.cost.activations(self.recipe.gradient_checkpointing)
+        """Bytes at the worst moment, at most: with a micro-batch's activations, or AdamW's temporaries in their place.
+
+        AdamW takes the roots of all second moments at once: as much as the gradients.
+        """
+        return self.memory.total + max(self.cost.peak[self.recipe.gradient_checkpointing], self.memory.gradients)
 
     @property
     def flops(self) -> int:
@@ -66,11 +72,11 @@ class StepEstimate:
         load, cost, on = self.load, self.cost, self.recipe.gradient_checkpointing
         tokens = f", {load.prefix + load.rows * load.row_length} tokens" if load.rows else ""
         again = f", and {_tera(self.recipe.accumulate * cost.recomputed)} computed again" if on else ""
-        plain, less = _gib(cost.activations(False)), _gib(cost.activations(True))
+        plain, less = map(_gib, cost.peak)
         return "\n".join([
             f"{self.memory}",
             f"activations of a micro-batch of {load.images} images ({load.regions} regions{tokens} an image): {plain}; "
-            f"with gradient checkpointing {less}; the recipe has it {'on' if on else 'off'}: {_gib(self.peak)} in all",
+            f"with gradient checkpointing {less}; the recipe has it {'on' if on else 'off'}: {_gib(self.peak)} at most",
             f"a step: {_tera(self.flops)} a process{again}",
         ])  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 from dataclasses import replace
 
@@ -116,12 +117,12 @@ def test_clipping_gives_every_parameter_the_plain_definitions_value(images, name
     """g * min(1, limit / norm), the norm over every parameter once, whatever shares memory."""
     sources = SOURCES if name == "detect, by picture" else [None] * 5
     data = [replace(item, source=source) for item, source in zip(images, sources)]
-    recipe = replace(RECIPES[name], accumulate=accumulate)
+    recipe = replace(RECIPES[name], accumulate=accumulate, lr=0.0)
     model, processor = fresh()
     stage = build_stage(model, processor, recipe, data)
 
     def step(limit):
-        optimizer = torch.optim.SGD(parameter_groups(stage, recipe), lr=0.0)
+        optimizer = torch.optim.SGD(parameter_groups(stage, recipe))
         optimizer.zero_grad = lambda **_: None
         stage.zero_grad()
         AcceleratorState._reset_state()
@@ -136,5 +137,5 @@ def test_clipping_gives_every_parameter_the_plain_definitions_value(images, name
     for key, gradient in free.items():
         assert torch.allclose(clipped[key], gradient / 10, rtol=1e-4, atol=1e-7), key
     spans = sorted((g.data_ptr(), g.data_ptr() + g.nbytes, n) for n, g in tensors.items())
-    for (_, end, first), (start, _, second) in zip(spans, spans[1:]):
+    for (_, end, first), (start, _, second) in itertools.pairwise(spans):
         assert end <= start, f"{first} and {second} share their gradients' memory"
