@@ -181,7 +181,7 @@ LANGUAGE_FORMS = {
 }  # fmt: skip
 
 
-STEPS = {"rec": 60, "grounding": 140}
+STEPS = {"rec": 60, "grounding": 140, "groma_instruct": 140}
 
 
 def test_every_reader_is_here():

@@ -54,4 +54,4 @@ def test_the_guide_works_as_written(fresh, capsys):
     assert score["toys"] > score["base"] + 30
     assert read_training_data(fresh / "runs/toys").sets == {"shapes": {"train"}, "toys": {"all"}}
     table = printed[printed.index("Referring expression") :]
-    assert re.search(r"groma-tiny .*\n.*toys ", table)
+    assert re.search(r"^  groma-tiny .*\n  runs/toys ", table, re.MULTILINE)
