@@ -7,7 +7,8 @@ A card says how its pictures are known (:class:`groma_eval.core.ImageIds`), a ch
 
 ``sets`` are sets of a source by name (:data:`SETS`; ``all`` is the whole source), ``image_ids`` single pictures, as a
 list or as a text file beside it with one id a line. ``complete`` is true where that is every picture of every stage,
-those of the parts it started from included. Without the file nothing is known.
+those of the parts it started from included. Without the file nothing is known. ``mixtures`` is for people alone: the
+records of the mixtures that it was trained on.
 
 Pictures compare within a source. Of different sources only COCO and Visual Genome are known to share pictures, so a
 model trained on one of them is never called clean on the other; what a source that is not listed here shares with
@@ -59,7 +60,7 @@ def read_training_data(folder: Path) -> TrainingData | None:
     if not path.is_file():
         return None
     raw = parse_json(_text(path, str(path)), str(path))
-    if not isinstance(raw, dict) or (unknown := raw.keys() - {"complete", "sets", "image_ids"}):
+    if not isinstance(raw, dict) or (unknown := raw.keys() - {"complete", "sets", "image_ids", "mixtures"}):
         what = f"unknown field '{min(unknown)}'" if isinstance(raw, dict) else "must be an object"
         raise HarnessError(f"{path}: {what}; there are complete, sets and image_ids")
     if not isinstance(raw.get("complete"), bool):

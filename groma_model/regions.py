@@ -270,7 +270,9 @@ class RegionEncoder(nn.Module):
         rois = torch.cat([self.align(level, boxes, image_index) for level in maps], 1)
         # The sum of the levels' convolutions is one convolution over their concatenated channels.
         weight = torch.cat([conv.weight for conv in self.roi_convs], 1)
-        bias = torch.stack([conv.bias for conv in self.roi_convs]).sum(0)
+        # Not stacked: the backward pass through a stack and its sum gives all biases one gradient tensor in common,
+        # which clipping in place would scale once a bias.
+        bias = torch.cat([conv.bias for conv in self.roi_convs]).view(len(self.roi_convs), -1).sum(0)
         return F.relu(F.conv2d(rois, weight, bias, padding=1))
 
     def align(self, level: Tensor, boxes: Tensor, image_index: Tensor) -> Tensor:

@@ -10,13 +10,19 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from groma_eval.cli import make_instruct, train_data
+from groma_eval.cli import assemble, make_instruct, train_data
 from groma_eval.core import HarnessError
 from groma_eval.curves import draw_curves
 from groma_eval.leakage import STATEMENT, state_training
+
+if TYPE_CHECKING:
+    from groma_model.processing import PromptTemplate
+    from groma_model.training.recipe import Recipe
 
 STAGES = ("detect", "align", "instruct")
 #: Benchmarks (on the validation split) that a stage is watched with.
@@ -25,6 +31,8 @@ HELD_OUT = {
     "align": ("shapes-rec-val", "shapes-ground-val"),
     "instruct": ("shapes-rec-val", "shapes-ground-val", "shapes-vqa-val"),
 }
+#: Samples of a mixture, at most, whose words make a tokenizer.
+TOKENIZER_SAMPLES = 100_000
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -40,13 +48,19 @@ def build_parser() -> argparse.ArgumentParser:
         one.add_argument("--batch-size", type=int, help="instead of the recipe's: images a step, over all processes")
         one.add_argument("--accumulate", type=int, help="instead of the recipe's: micro-batches a process and step")
         one.add_argument("--variant", help="one of the recipe's variants, such as encoder-tuned")
+        train_data.add_stage_arguments(one)
     tiny = commands.add_parser("tiny", help="train groma-tiny from scratch: data, three stages, export")
     _common(tiny)
     tiny.add_argument("--recipes", type=Path, default=None, help="folder with tiny-*.yaml (default: the bundled ones)")
-    memory = commands.add_parser("estimate", help="memory that a recipe takes a process, without training")
+    memory = commands.add_parser("estimate", help="memory, arithmetic and time that a recipe takes")
     memory.add_argument("recipe", type=Path, help="YAML recipe with a preset")
     memory.add_argument("--processes", type=int, default=1, help="data-parallel processes (default: 1)")
     memory.add_argument("--variant", help="one of the recipe's variants")
+    memory.add_argument("--tokens", type=int, default=128, help="of a dialogue, half of them answers (default: 128)")
+    memory.add_argument("--tflops", type=float, help="a device's peak, 10^12 FLOP/s: states step time and days")
+    memory.add_argument("--mfu", type=float, default=0.4, help="share of the peak that is assumed (default: 0.4)")
+    base = commands.add_parser("assemble", help=assemble.ABOUT)
+    assemble.add_arguments(base)
     convert = commands.add_parser("convert", help="rewrite a checkpoint in the other layout, bit for bit")
     convert.add_argument("source", type=Path, metavar="IN", help="folder of a checkpoint")
     convert.add_argument("target", type=Path, metavar="OUT", help="folder to write; must not exist")
@@ -68,11 +82,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def _common(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="run folder; the checkpoint is written there")
-    parser.add_argument("--data", type=Path, default=Path("data/shapes"), help="data set folder (default: data/shapes)")
+    about = "folder in the shapes layout, or a stage's mixture (MIXTURE.yaml; default: data/shapes)"
+    parser.add_argument("--data", type=Path, default=Path("data/shapes"), help=about)
     parser.add_argument("--processes", type=int, default=1, help="data-parallel processes on this machine (default: 1)")
     parser.add_argument("--seed", type=int, help="instead of the recipe's")
     parser.add_argument("--limit", type=int, help="use the first N training images only")
     parser.add_argument("--workers", type=int, default=0, help="picture-decoding workers a process (default: 0)")
+    parser.add_argument("--tflops", type=float, help="a device's peak, 10^12 FLOP/s: the log states the share reached")
     parser.add_argument("--no-evaluate", action="store_true", help="no held-out evaluation while training")
 
 
@@ -83,7 +99,7 @@ def run_stage(args: argparse.Namespace) -> dict[str, float]:
     from groma_eval.benchmarks.shapes.prepare import is_drawn
     from groma_model.checkpoints import load_checkpoint, resolve_checkpoint
     from groma_model.configuration import preset
-    from groma_model.data.samples import corpus, read_training_images
+    from groma_model.data.samples import corpus
     from groma_model.modeling import GromaForConditionalGeneration
     from groma_model.processing import TEMPLATES, GromaProcessor, train_tokenizer
     from groma_model.reconfigure import reconfigured
@@ -100,6 +116,8 @@ def run_stage(args: argparse.Namespace) -> dict[str, float]:
     if recipe.stage != args.command:
         raise HarnessError(f"{args.recipe} is a recipe of stage {recipe.stage!r}, not {args.command!r}")
     torch.manual_seed(recipe.seed)
+    mixed = train_data.is_mixture(args.data)
+    evaluate = _evaluation(args, recipe.stage, recipe.evaluate_images)
     if args.init:
         model, processor = load_checkpoint(resolve_checkpoint(args.init))
         if recipe.overrides:
@@ -109,31 +127,61 @@ def run_stage(args: argparse.Namespace) -> dict[str, float]:
         if recipe.template is not None:
             model.config.prompt_template = recipe.template
             processor = GromaProcessor(processor.tokenizer, model.config)
-        images = read_training_images(args.data, "train", processor.template, tuple(recipe.tasks))
+        data = _read(args, recipe, processor.template, tuple(recipe.tasks))
     else:
         named = {} if recipe.template is None else {"prompt_template": recipe.template}
         config = preset(recipe.preset or "tiny", **recipe.overrides, **named)
         template = TEMPLATES[config.prompt_template]
-        images = read_training_images(args.data, "train", template, ("rec", "grounding", "caption", "scene", "vqa"))
-        processor = GromaProcessor(train_tokenizer(corpus(images, template), config), config)
+        data = _read(args, recipe, template, ("rec", "grounding", "caption", "scene", "vqa"))
+        words = islice(data, TOKENIZER_SAMPLES) if mixed else data
+        processor = GromaProcessor(train_tokenizer(corpus(words, template), config), config)
         model = GromaForConditionalGeneration(config)
-        if recipe.stage == "detect":
-            for item in images:
+        if recipe.stage == "detect" and not mixed:
+            for item in data:
                 item.dialogues.clear()
+    data = data if mixed else data[: args.limit]
     if os.environ.get("RANK", "0") == "0":
         print(estimate(recipe, int(os.environ.get("WORLD_SIZE", "1")), model), file=sys.stderr)
-    evaluate = None if args.no_evaluate else held_out(recipe.stage, args.data.parent, recipe.evaluate_images)
     began = time.time()
-    metrics = train(model, processor, images[: args.limit], recipe, args.out, evaluate, args.workers)
+    metrics = train(model, processor, data, recipe, args.out, evaluate, args.workers, peak_tflops=args.tflops)
     if os.environ.get("RANK", "0") == "0":
-        seen = {"shapes": ["train"]} if is_drawn(args.data) else None
-        state_training(args.out, seen, resolve_checkpoint(args.init) if args.init else None)
+        start = resolve_checkpoint(args.init) if args.init else None
+        if mixed:
+            train_data.state_mixture(args.out, data, start)
+        else:
+            state_training(args.out, {"shapes": ["train"]} if is_drawn(args.data) else None, start)
     print(f"{recipe.stage}: {recipe.steps} steps in {time.time() - began:.0f} s -> {args.out}", file=sys.stderr)
     return metrics
 
 
-def held_out(stage: str, data_root: Path, images: int) -> Any:
-    """The evaluate callback: headline metrics on the first validation images, through the harness."""
+def _read(args: argparse.Namespace, recipe: Recipe, template: PromptTemplate, tasks: tuple[str, ...]) -> Any:
+    """The mixture that ``--data`` names, or the images of its folder with the dialogues of ``tasks``."""
+    from groma_model.data.samples import read_training_images
+
+    if train_data.is_mixture(args.data):
+        return train_data.open_mixture(args, recipe, template)
+    return read_training_images(args.data, "train", template, tasks)
+
+
+def _evaluation(args: argparse.Namespace, stage: str, images: int) -> Any:
+    """The evaluate callback that the arguments ask for, None for no evaluation; the data must be there."""
+    from groma_eval.cards import select
+    from groma_eval.jobs import default_data_root, read_benchmark
+
+    mixed = train_data.is_mixture(args.data)
+    if args.no_evaluate or (mixed and not args.evaluate):
+        return None
+    root = default_data_root(args.data_root) if mixed or args.data_root else args.data.parent
+    if not args.evaluate:
+        return held_out(HELD_OUT[stage], root, images)
+    cards = select(args.evaluate)
+    for card in cards:
+        read_benchmark(card, root, need_images=True)
+    return held_out([card.name for card in cards], root, images)
+
+
+def held_out(names: Sequence[str], data_root: Path, images: int) -> Any:
+    """The evaluate callback: headline metrics on benchmarks' first images, through the harness."""
     import tempfile
 
     from groma_eval.models.groma import GromaAdapter
@@ -143,9 +191,7 @@ def held_out(stage: str, data_root: Path, images: int) -> Any:
     def callback(model: Any, processor: Any, step: int) -> dict[str, float]:
         adapter = GromaAdapter(Groma(model, processor, f"step-{step}"), "held-out")
         with tempfile.TemporaryDirectory() as folder:
-            result = evaluate(
-                adapter, list(HELD_OUT[stage]), out=folder, data_root=data_root, limit=images, progress=False
-            )
+            result = evaluate(adapter, list(names), out=folder, data_root=data_root, limit=images, progress=False)
         return {
             f"{name}/{metric}": round(value, 2)
             for name, entry in result.metrics.items()
@@ -209,6 +255,25 @@ def run_tiny(args: argparse.Namespace) -> int:
     return 0
 
 
+def run_estimate(args: argparse.Namespace) -> int:
+    """Print memory with activations and FLOPs; with ``--tflops`` step time and days."""
+    from groma_model.training.memory import estimate_step, time_line
+    from groma_model.training.recipe import load_recipe
+
+    checks = [("--processes", args.processes, args.processes >= 1, "at least 1"),
+              ("--tokens", args.tokens, args.tokens >= 2, "at least 2"),
+              ("--tflops", args.tflops, args.tflops is None or args.tflops > 0, "above 0"),
+              ("--mfu", args.mfu, 0 < args.mfu <= 1, "above 0 and at most 1")]  # fmt: skip
+    for option, value, right, rule in checks:
+        if not right:
+            raise HarnessError(f"{option} is {value}; it must be {rule}")
+    step = estimate_step(load_recipe(args.recipe, args.variant), args.processes, args.tokens)
+    print(step)
+    if args.tflops is not None:
+        print(time_line(step, args.tflops, args.mfu))
+    return 0
+
+
 def run_ablate(args: argparse.Namespace) -> int:
     """Run or continue an ablation; writes and prints its table."""
     import groma_model.recipes
@@ -235,13 +300,9 @@ def main(argv: list[str] | None = None) -> int:
         if args.command == "tiny":
             return run_tiny(args)
         if args.command == "estimate":
-            from groma_model.training.memory import estimate
-            from groma_model.training.recipe import load_recipe
-
-            if args.processes < 1:
-                raise HarnessError(f"--processes is {args.processes}; it must be at least 1")
-            print(estimate(load_recipe(args.recipe, args.variant), args.processes))
-            return 0
+            return run_estimate(args)
+        if args.command == "assemble":
+            return assemble.run(args)
         if args.command == "curves":
             draw_curves(args.run, args.save)
             return 0

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import re
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +15,9 @@ from groma_eval.core import HarnessError, TrainingData
 
 if TYPE_CHECKING:
     from groma_eval.cards import Card
+    from groma_model.data.mixture import Mixture
+    from groma_model.processing import PromptTemplate
+    from groma_model.training.recipe import Recipe
 
 ABOUT = "count a training mixture's samples, and find the benchmarks' pictures among its own"
 Picture = tuple[str, str]  # (collection, id)
@@ -42,7 +46,8 @@ def run(args: argparse.Namespace) -> int:
     from groma_eval.jobs import default_data_root
     from groma_model.data.mixture import load_mixture
 
-    cards = _cards(args)
+    root = default_data_root(args.data_root)
+    cards = _cards(args.benchmarks, args.benchmarks_dir, root)
     # Reading may take long: what would fail after it is tried before.
     if args.statement and not args.statement.is_dir():
         raise HarnessError(f"--statement {args.statement}: no such folder (it must be a checkpoint's)")
@@ -54,16 +59,56 @@ def run(args: argparse.Namespace) -> int:
         found, listed, wrong = _sets(mixture, args.exclude)
     except ValueError as error:
         raise HarnessError(str(error)) from None
-    shared = _overlaps(cards, default_data_root(args.data_root), found, same)
+    shared = _overlaps(cards, root, found, same)
     if args.exclude:
         pictures = sorted(listed | shared)
         _write(args.exclude, "".join(f"{collection} {identity}\n" for collection, identity in pictures))
         print(f"{len(pictures)} pictures to leave out -> {args.exclude}")
     if args.statement:
-        print(f"statement of {_state(args.statement, found)} -> {args.statement}")
+        print(f"statement of {_state(args.statement, args.statement, found)} -> {args.statement}")
     for line in wrong:
         print(f"wrong: {line}")
     return int(bool(wrong))
+
+
+def add_stage_arguments(parser: argparse.ArgumentParser) -> None:
+    """What the stages take besides, to train on a mixture."""
+    add = parser.add_argument_group("mixtures").add_argument
+    add("--root", type=Path, metavar="DIR", help="what the mixture's paths are relative to (default: its folder)")
+    add("--data-root", metavar="DIR", help="where the benchmarks' data is (default: $GROMA_DATA, else ./data)")
+    add("--keep-overlaps", action="store_true", help="train on the benchmarks' pictures as well")
+    add("--vg-image-data", type=Path, metavar="FILE", help="Visual Genome's image_data.json: which are COCO's")
+    add("--evaluate", metavar="NAME,...", help="held-out benchmarks (default: with a mixture none, else shapes)")
+
+
+def is_mixture(path: Path) -> bool:
+    """Whether ``--data`` names a mixture's file, not a folder."""
+    return path.suffix in (".yaml", ".yml")
+
+
+def open_mixture(args: argparse.Namespace, recipe: Recipe, template: PromptTemplate) -> Mixture:
+    """The mixture that a stage's arguments name, without the benchmarks' pictures unless these are to be kept.
+
+    The first process of a machine reads the files, the others find what it made.
+    """
+    from groma_eval.jobs import default_data_root
+    from groma_model.data.mixture import Mixture, check_stage, load_mixture
+    from groma_model.training.loop import first_process_first
+
+    if args.limit:
+        raise HarnessError("--limit takes the first images of a folder; of a mixture's sets draw less with ratio")
+    given = load_mixture(args.data, args.root)
+    check_stage(given.path, given.sets, recipe.stage, recipe.tasks)
+    pictures, names = frozenset(), []
+    if not args.keep_overlaps:
+        pictures, names = benchmark_pictures(default_data_root(args.data_root), args.vg_image_data)
+    with first_process_first():
+        mixture = Mixture(given, template, recipe.seed, exclude=pictures)
+    if os.environ.get("RANK", "0") == "0":
+        out = sum(store.counts.get("excluded", 0) for store in mixture.stores)
+        print(f"{args.data}: {len(mixture)} samples an epoch, fingerprint {mixture.fingerprint()}; {out} left out as "
+              f"pictures of {', '.join(names) or 'no benchmark'}", file=sys.stderr)  # fmt: skip
+    return mixture
 
 
 def _sets(mixture: Any, out: Path | None) -> tuple[set[Picture | None], set[Picture], list[str]]:
@@ -113,15 +158,13 @@ def _known_pictures(path: Path) -> dict[Picture, list[Picture]]:
     return same
 
 
-def _cards(args: argparse.Namespace) -> list[Card]:
+def _cards(names: str | None, benchmarks_dir: str | None, root: Path) -> list[Card]:
     """The benchmarks to compare with: those named, else all whose annotations are there."""
     from groma_eval.cards import registry, select
-    from groma_eval.jobs import default_data_root
 
-    root = default_data_root(args.data_root)
-    named = select(args.benchmarks, args.benchmarks_dir) if args.benchmarks else None
+    named = select(names, benchmarks_dir) if names else None
     cards = []
-    for card in registry(args.benchmarks_dir).values() if named is None else named:
+    for card in registry(benchmarks_dir).values() if named is None else named:
         if card.image_ids is not None and (root / card.data["annotations"]).exists():
             cards.append(card)
         elif named is not None:
@@ -165,12 +208,47 @@ def _benchmark_pictures(card: Card, root: Path) -> set[Picture]:
     return pictures
 
 
-def _state(folder: Path, found: Iterable[Picture | None]) -> str:
-    """Write ``training_data.json`` (and lists of ids beside it), adding to what the folder states already."""
+def benchmark_pictures(root: Path, vg_image_data: Path | None = None) -> tuple[frozenset[Picture], list[str]]:
+    """The pictures of all benchmarks whose annotations are below ``root``, by every name that they are known by.
+
+    Also the benchmarks' names. ``vg_image_data``: Visual Genome's ``image_data.json``, which tells COCO's pictures.
+    """
+    same = _known_pictures(vg_image_data) if vg_image_data else {}
+    cards = _cards(None, None, root)
+    pictures = {picture for card in cards for picture in _benchmark_pictures(card, root)}
+    aliases = {name for picture in pictures for name in same.get(picture, ())}
+    aliases |= {picture for picture, names in same.items() if pictures & set(names)}
+    return frozenset(pictures | aliases), [card.name for card in cards]
+
+
+def state_mixture(folder: Path, mixture: Mixture, start: Path | None) -> str:
+    """Write the statement of a checkpoint that was trained on a mixture from ``start`` (None: random weights).
+
+    It has the mixture's record besides: sets, counts and fingerprint. Returns a line's words on it.
+    """
+    from groma_model.data.pictures import picture_id
+
+    found = {
+        picture_id(one.images / record["image"], one.collection)
+        for one, store in zip(mixture.sets, mixture.stores, strict=True)
+        for record in store
+    }
+    return _state(folder, start, found, mixture.record())
+
+
+def _state(
+    folder: Path, start: Path | None, found: Iterable[Picture | None], record: Mapping[str, Any] | None = None
+) -> str:
+    """Write ``training_data.json`` (and lists of ids beside it) into ``folder``, adding to what ``start`` states.
+
+    ``start`` is None where the training began from random weights; ``record`` is that of a mixture.
+    """
     from groma_eval.leakage import ALL, STATEMENT, read_training_data
 
     # Nothing is known of what a checkpoint without a statement started from: it cannot be complete.
-    before = read_training_data(folder) or TrainingData()
+    before = TrainingData(complete=True) if start is None else read_training_data(start) or TrainingData()
+    stated = start / STATEMENT if start is not None else None
+    records = json.loads(stated.read_text()).get("mixtures", []) if stated is not None and stated.is_file() else []
     sets = {source: set(names) for source, names in before.sets.items()}
     ids = {source: set(known) for source, known in before.image_ids.items()}
     known = [picture for picture in found if picture is not None]
@@ -182,6 +260,10 @@ def _state(folder: Path, found: Iterable[Picture | None]) -> str:
             sets.setdefault(collection, set()).add(ALL)
     content: dict[str, Any] = {"complete": complete, "sets": {s: sorted(names) for s, names in sorted(sets.items())}}
     content["image_ids"] = {source: f"{source}_ids.txt" for source in sorted(ids)}
+    if record is not None:
+        records = [*records, record]
+    if records:
+        content["mixtures"] = records
     for source, values in ids.items():
         _write(folder / f"{source}_ids.txt", "".join(f"{value}\n" for value in sorted(values)))
     _write(folder / STATEMENT, json.dumps(content, indent=1) + "\n")

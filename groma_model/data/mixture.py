@@ -154,13 +154,20 @@ def read_exclusions(path: Path) -> frozenset[tuple[str, str]]:
     return frozenset(pairs)
 
 
-def open_stores(mixture: MixtureFile, cache: Path | None = None, rebuild: bool = False) -> list[Store]:
+def open_stores(
+    mixture: MixtureFile,
+    cache: Path | None = None,
+    rebuild: bool = False,
+    exclude: frozenset[tuple[str, str]] = frozenset(),
+) -> list[Store]:
     """The records of each set, made first where they are not in the cache.
+
+    ``exclude``: pictures (collection, id) to leave out besides those that the mixture excludes.
 
     Raises:
         ValueError: a file that does not read, an empty set, or one of which more pictures are missing than it allows.
     """
-    exclude = read_exclusions(mixture.exclude) if mixture.exclude else frozenset()
+    exclude |= read_exclusions(mixture.exclude) if mixture.exclude else frozenset()
     stores = []
     for one in mixture.sets:
         again = rebuild
@@ -195,10 +202,17 @@ def _counts(store: Store) -> str:
 class Mixture(Sequence[TrainingImage]):
     """The samples of a mixture. As a plain sequence it is the first epoch, in its (shuffled) order."""
 
-    def __init__(self, mixture: MixtureFile, template: PromptTemplate, seed: int = 0, cache: Path | None = None):
-        """Raises ValueError as :func:`open_stores` does."""
-        self.sets, self.template, self.seed = mixture.sets, template, seed
-        self.stores = open_stores(mixture, cache)
+    def __init__(
+        self,
+        mixture: MixtureFile,
+        template: PromptTemplate,
+        seed: int = 0,
+        cache: Path | None = None,
+        exclude: frozenset[tuple[str, str]] = frozenset(),
+    ):
+        """``exclude``: see :func:`open_stores`. Raises ValueError as it does."""
+        self.path, self.sets, self.template, self.seed = mixture.path, mixture.sets, template, seed
+        self.stores = open_stores(mixture, cache, exclude=exclude)
         #: Samples that each set gives an epoch.
         self.shares = [max(1, round(s.ratio * len(store))) for s, store in zip(self.sets, self.stores, strict=True)]
         self._ends = list(accumulate(self.shares))
@@ -240,24 +254,54 @@ class Mixture(Sequence[TrainingImage]):
     @property
     def tasks(self) -> tuple[str, ...]:
         """The dialogues' keys that the mixture's samples have."""
-        return tuple(dict.fromkeys(t for s in self.sets if (t := READERS[s.reader].task)))
+        return tasks(self.sets)
+
+    def sources(self) -> set[str | None]:
+        """Whose objectness heads the boxes train, of the sets that are boxes alone."""
+        return {s.options.get("source", "coco") for s in self.sets if READERS[s.reader].task is None}
+
+    def attribute_values(self) -> dict[str, list[str]]:
+        """No set has annotated attributes."""
+        return {}
 
     def fingerprint(self) -> str:
-        """A digest of what the order depends on: a run resumed with another one would see other samples."""
+        """A digest of the samples and of what their order depends on: with another one, a run would see others."""
         parts = [
-            [s.name, len(store), share] for s, store, share in zip(self.sets, self.stores, self.shares, strict=True)
+            [s.reader, store.digest, share, {k: v for k, v in s.options.items() if READERS[s.reader].options[k]}]
+            for s, store, share in zip(self.sets, self.stores, self.shares, strict=True)
         ]
-        return hashlib.sha256(json.dumps([self.seed, parts]).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps([self.seed, parts], sort_keys=True).encode()).hexdigest()[:16]
+
+    def record(self) -> dict[str, Any]:
+        """What a run keeps of its data: the fingerprint and, for each set, its samples and what was left out."""
+        sets = [
+            {"name": s.name, "samples": len(store), "an_epoch": share, "left_out": store.counts}
+            for s, store, share in zip(self.sets, self.stores, self.shares, strict=True)
+        ]
+        return {"mixture": self.path.name, "fingerprint": self.fingerprint(), "an_epoch": len(self), "sets": sets}
 
 
-def batch_places(step: int, batch_size: int, count: int, process: int, processes: int) -> list[tuple[int, int]]:
-    """(epoch, index) of the samples that a process sees at a step: the batch's places, split evenly and in order.
+def tasks(sets: Sequence[MixtureSet]) -> tuple[str, ...]:
+    """The dialogues' keys that the samples of these sets have."""
+    return tuple(dict.fromkeys(t for s in sets if (t := READERS[s.reader].task)))
+
+
+def check_stage(path: Path, sets: Sequence[MixtureSet], stage: str, counts: Mapping[str, int]) -> None:
+    """Whether a stage can train on a mixture: ``detect`` on boxes alone, the others on dialogues alone.
+
+    ``counts`` are the recipe's ``tasks``.
 
     Raises:
-        ValueError: when the batch does not divide among the processes.
+        ValueError: naming the set, or the task that the recipe gives no count.
     """
-    if batch_size % processes:
-        raise ValueError(f"batch_size {batch_size} does not divide among {processes} processes")
-    share = batch_size // processes
-    first = step * batch_size + process * share
-    return [divmod(position, count) for position in range(first, first + share)]
+    for one in sets:
+        task = READERS[one.reader].task
+        if (task is None) != (stage == "detect"):
+            what = "has no dialogues" if task is None else "has no boxes of every object"
+            takes = "the reader detection" if stage == "detect" else "readers of dialogues"
+            raise ValueError(f"mixture {path}: the set {one.name} {what}: stage {stage} takes {takes} alone")
+        if task is not None and not counts.get(task):
+            raise ValueError(
+                f"the recipe's tasks have no count for '{task}', which the set {one.name} of mixture {path} holds: "
+                f"add {task}: 1"
+            )

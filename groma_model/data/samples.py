@@ -36,10 +36,12 @@ class DialogueTurn:
 
 @dataclass
 class TrainingImage:
-    """An image with its objects and dialogues by task (``rec``, ``grounding``, ``caption``, ``scene``, ``vqa``).
+    """An image with its objects and dialogues by task.
+
+    Tasks of ``shapes``: ``rec``, ``grounding``, ``caption``, ``scene``, ``vqa``; of mixtures: those of its readers.
 
     Width and height are 0 where the data does not give them. ``source`` says which objectness head the boxes train
-    (``coco`` or ``sa1b``), None where the recipe does.
+    (``coco`` or ``sa1b``), None where the recipe alone does.
     """
 
     path: Path

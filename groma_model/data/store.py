@@ -26,15 +26,16 @@ from groma_model.data.pictures import find_picture, picture_id
 from groma_model.data.readers import READERS, Record
 
 #: To be raised whenever records change their form or content.
-_FORMAT = 1
+_FORMAT = 2
 
 
 class Store:
-    """The records of a finished store; ``counts`` says what was left out and why."""
+    """The records of a finished store; ``counts`` says what was left out and why, ``digest`` is of the records."""
 
     def __init__(self, folder: Path):
         meta = json.loads((folder / "meta.json").read_text())
         self.counts: dict[str, int] = meta["counts"]
+        self.digest: str = meta["digest"]
         self.example: str | None = meta["example"]
         self.offsets = np.load(folder / "offsets.npy", mmap_mode="r")
         self.path = folder / "records.jsonl"
@@ -115,6 +116,7 @@ def _build(folder: Path, reader: str, annotations: Path, images: Path, options: 
     made = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
     tally: Counter[str] = Counter()
     offsets, example = array("Q", [0]), None
+    digest = hashlib.sha256()
     try:
         with (made / "records.jsonl").open("wb") as out:
             bar = tqdm(desc=f"reading {annotations.name}", unit=" samples", disable=not sys.stderr.isatty())
@@ -129,10 +131,13 @@ def _build(folder: Path, reader: str, annotations: Path, images: Path, options: 
                 else:
                     line = json.dumps({**record, "image": found}, separators=(",", ":")).encode() + b"\n"
                     out.write(line)
+                    digest.update(line)
                     offsets.append(offsets[-1] + len(line))
             bar.close()
         np.save(made / "offsets.npy", np.frombuffer(offsets, np.uint64))
-        (made / "meta.json").write_text(json.dumps({"counts": dict(tally), "example": example}))
+        (made / "meta.json").write_text(
+            json.dumps({"counts": dict(tally), "example": example, "digest": digest.hexdigest()})
+        )
         _put(made, folder)
     except BaseException:
         shutil.rmtree(made, ignore_errors=True)

@@ -44,7 +44,7 @@ class _Stage:
 def detection_loss(
     output: ProposerOutput,
     targets: Sequence[Tensor],
-    source: str,
+    source: str | Sequence[str],
     *,
     weights: LossWeights = LossWeights(),
     dense_encoder_topk: int = 0,
@@ -58,7 +58,8 @@ def detection_loss(
         output: the proposer's output.
         targets: for each image ``(n_i, 4)`` boxes, xyxy, normalised; ``n_i`` may be 0.
         source: whose annotation the boxes are: ``"coco"`` or ``"sa1b"`` train that objectness head alone, ``"both"``
-            trains the two heads on the same boxes (each counts half).
+            trains the two heads on the same boxes (each counts half). Or one of the first two for each image, whose
+            boxes then train that head alone.
         weights: see :class:`LossWeights`.
         dense_encoder_topk: if k > 0, the first stage is matched one-to-many: the k cheapest grid tokens of every
             target are positives (a token goes to its cheapest target), and the stage's loss is a mean over them.
@@ -72,12 +73,16 @@ def detection_loss(
         decoder layer, with suffix ``_0``, ``_1``, ... of the layers before it, and with ``_enc`` of the first stage.
 
     Raises:
-        ValueError: for another ``source``, or if ``targets`` does not have one entry an image.
+        ValueError: for another ``source``, or if it or ``targets`` does not have one entry an image.
     """
-    if source not in _HEADS:
-        raise ValueError(f"source is {source!r}; it must be one of {', '.join(map(repr, _HEADS))}")
+    for one in [source] if isinstance(source, str) else source:
+        allowed = [name for name in _HEADS if isinstance(source, str) or name != "both"]
+        if one not in allowed:
+            raise ValueError(f"source is {one!r}; it must be one of {', '.join(map(repr, allowed))}")
     if len(targets) != len(output.boxes):
         raise ValueError(f"{len(targets)} lists of target boxes for {len(output.boxes)} images")
+    if not isinstance(source, str) and len(source) != len(targets):
+        raise ValueError(f"{len(source)} sources for {len(targets)} images")
     with torch.autocast(output.boxes.device.type, enabled=False):
         boxes, counts = _pad(targets, output.boxes)
         stages = _stages(output, source, boxes, weights)
@@ -104,13 +109,16 @@ def _pad(targets: Sequence[Tensor], like: Tensor) -> tuple[Tensor, list[int]]:
     return xyxy_to_cxcywh(padded), counts
 
 
-def _stages(output: ProposerOutput, source: str, targets: Tensor, weights: LossWeights) -> list[_Stage]:
+def _stages(output: ProposerOutput, source: str | Sequence[str], targets: Tensor, weights: LossWeights) -> list[_Stage]:
     """Decoder layers and the first stage, with their matching costs ``(B, n, M)``."""
-    heads = [
-        logits
-        for logits, used in zip((output.layer_coco_logits, output.layer_sa1b_logits), _HEADS[source], strict=True)
-        if used
-    ]
+    coco, sa1b = output.layer_coco_logits, output.layer_sa1b_logits
+    if isinstance(source, str):
+        heads = [logits for logits, used in zip((coco, sa1b), _HEADS[source], strict=True) if used]
+    else:
+        # Both heads take part whatever the batch holds (one perhaps with a gradient of zero), so that all processes
+        # of a step have gradients for the same parameters.
+        is_coco = torch.tensor([one == "coco" for one in source], device=coco.device)
+        heads = [torch.where(is_coco[:, None], coco, sa1b)]
     logits = torch.stack(heads, 1)  # L K B Q
     last = len(logits) - 1
     given = [("" if i == last else f"_{i}", output.layer_boxes[i], logits[i]) for i in range(len(logits))]

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import random
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
 from datetime import timedelta
 from pathlib import Path
@@ -20,33 +21,48 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DistributedDataParallelKwargs, InitProcessGroupKwargs
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils import set_seed
 from torch import nn
 from tqdm import tqdm
 
 from groma_model.checkpoints import load_checkpoint
+from groma_model.data.mixture import Mixture, check_stage
+from groma_model.data.order import ImageList, TrainingData, batch_places
 from groma_model.data.samples import TrainingImage
 from groma_model.modeling import GromaForConditionalGeneration
 from groma_model.processing import GromaProcessor
-from groma_model.training.log import RunLog, write_text
+from groma_model.training.cost import ModelFlops
+from groma_model.training.log import RunLog, Speed, write_text
+from groma_model.training.lora import merge, prepare
 from groma_model.training.recipe import Recipe
 from groma_model.training.recompute import recomputed
-from groma_model.training.stages import DetectStage, LanguageStage, attribute_values, set_trainable
+from groma_model.training.stages import DetectStage, LanguageStage
 from groma_model.training.state import gather_state, load_state, replace_folder, save_state, save_weights, shard
 
 #: Called with (model, processor, step); returns held-out metrics.
 Evaluate = Callable[[GromaForConditionalGeneration, GromaProcessor, int], dict[str, float]]
+#: How long processes wait for the first one, which reads data and evaluates alone.
+_PATIENCE = timedelta(hours=6)
+
+
+def first_process_first() -> AbstractContextManager[None]:
+    """What stands under it is done by the first process of each machine, then by the others: they find its files."""
+    cpu = os.environ.get("ACCELERATE_USE_CPU", "").lower() in ("1", "true", "yes", "on")
+    return PartialState(cpu=cpu, timeout=_PATIENCE).local_main_process_first()
 
 
 def build_stage(model: GromaForConditionalGeneration, processor: GromaProcessor, recipe: Recipe,
-                images: Sequence[TrainingImage]) -> DetectStage | LanguageStage:  # fmt: skip
+                data: TrainingData | Sequence[TrainingImage]) -> DetectStage | LanguageStage:  # fmt: skip
     """The stage's module with the recipe's modules trainable."""
     if recipe.stage == "detect":
-        stage: DetectStage | LanguageStage = DetectStage(model, processor, recipe, attribute_values(images))
+        data = _training_data(data, recipe)
+        stage: DetectStage | LanguageStage = DetectStage(
+            model, processor, recipe, data.attribute_values(), data.sources()
+        )
     else:
         stage = LanguageStage(model, processor, recipe)
-    set_trainable(model, recipe.trainable)
+    prepare(model, recipe)
     return stage
 
 
@@ -75,47 +91,29 @@ def parameter_groups(stage: nn.Module, recipe: Recipe) -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def batch_indices(step: int, recipe: Recipe, count: int, process: int, processes: int) -> list[int]:
-    """Which images a process sees at a step: every epoch a new permutation, split evenly, the same for all resumes."""
-    share = recipe.batch_size // processes
-    chosen = []
-    for slot in range(process * share, (process + 1) * share):
-        position = step * recipe.batch_size + slot
-        epoch, offset = divmod(position, count)
-        chosen.append(_permutation(recipe.seed, epoch, count)[offset])
-    return chosen
-
-
-_permutations: dict[tuple[int, int, int], list[int]] = {}
-
-
-def _permutation(seed: int, epoch: int, count: int) -> list[int]:
-    key = (seed, epoch, count)
-    if key not in _permutations:
-        if len(_permutations) > 2:
-            _permutations.clear()
-        order = list(range(count))
-        random.Random(f"{seed}/{epoch}").shuffle(order)
-        _permutations[key] = order
-    return _permutations[key]
-
-
 class _Batches(torch.utils.data.Dataset):
     """Step number -> its collated micro-batches, so that a DataLoader may prepare steps ahead."""
 
-    def __init__(self, stage: DetectStage | LanguageStage, images: Sequence[TrainingImage], recipe: Recipe,
-                 start: int, process: int, processes: int):  # fmt: skip
-        self.collate, self.images, self.recipe = stage.collate, images, recipe
+    def __init__(self, stage: DetectStage | LanguageStage, data: TrainingData | Sequence[TrainingImage],
+                 recipe: Recipe, start: int, process: int, processes: int):  # fmt: skip
+        self.collate, self.data, self.recipe = stage.collate, _training_data(data, recipe), recipe
         self.start, self.process, self.processes = start, process, processes
 
     def __len__(self) -> int:
         return self.recipe.steps - self.start
 
-    def __getitem__(self, index: int) -> list[dict[str, Any]]:
+    def __getitem__(self, index: int) -> list[dict[str, Any]] | ValueError:
+        """What is wrong with the data is returned: raised in a worker, it would come as text with its traceback."""
         if index >= len(self):
             raise IndexError
-        step, recipe = self.start + index, self.recipe
-        chosen = batch_indices(step, recipe, len(self.images), self.process, self.processes)
+        try:
+            return self._parts(self.start + index)
+        except ValueError as error:
+            return error
+
+    def _parts(self, step: int) -> list[dict[str, Any]]:
+        recipe = self.recipe
+        chosen = batch_places(step, recipe.batch_size, len(self.data), self.process, self.processes)
         first = self.process * len(chosen)
         size = len(chosen) // recipe.accumulate
         own = random.Random(f"{recipe.seed}/{step}/{self.process}")
@@ -124,29 +122,34 @@ class _Batches(torch.utils.data.Dataset):
             slots = range(begin, begin + size)
             by_image = [random.Random(f"{recipe.seed}/{step}/image {first + slot}") for slot in slots]
             draws = by_image if recipe.draws == "image" else own
-            parts.append(self.collate([self.images[chosen[slot]] for slot in slots], draws))
+            parts.append(self.collate([self.data.sample(*chosen[slot]) for slot in slots], draws))
         return parts
 
 
 def train(
     model: GromaForConditionalGeneration,
     processor: GromaProcessor,
-    images: Sequence[TrainingImage],
+    data: TrainingData | Sequence[TrainingImage],
     recipe: Recipe,
     out: Path,
     evaluate: Evaluate | None = None,
     workers: int = 0,
     progress: bool = True,
+    peak_tflops: float | None = None,
 ) -> dict[str, float]:
     """Run (or continue) a stage; writes the model, ``log.csv``, ``metrics.jsonl`` and ``recipe.json`` into ``out``.
 
-    With ``sharding: full`` in several processes ``model`` is left divided among them; ``out`` holds it whole.
+    ``data``: images, or a mixture, whose record (samples and fingerprint) is kept as ``data.json``.
+    With ``sharding: full`` in several processes ``model`` is left divided among them; ``out`` holds it whole. With
+    ``lora`` adapters are merged into it, in ``out`` and otherwise in ``model`` at the end. Log and ``finished.json``
+    state the model FLOPs a second of a process, and their share of a device's ``peak_tflops`` (10^12 FLOP/s) if given.
 
     Returns the last held-out metrics.
 
     Raises:
-        ValueError: when ``out`` holds a run of another recipe, the batch does not divide among processes and
-            micro-batches, or ``keep_best`` names no metric of the evaluation.
+        ValueError: when ``out`` holds a run of another recipe or on other data, the mixture does not suit the stage,
+            a picture is broken, the batch does not divide among processes and micro-batches, or ``keep_best`` names no
+            metric of the evaluation.
     """
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
@@ -155,8 +158,7 @@ def train(
     # Some parameters get no gradient: in detection the other source's objectness head, in DINOv2 the mask token.
     unused = recipe.stage == "detect" or "vision_encoder" in recipe.trainable
     parallel = DistributedDataParallelKwargs(find_unused_parameters=unused)
-    # The other processes wait while the first one evaluates.
-    patience = InitProcessGroupKwargs(timeout=timedelta(hours=6))
+    patience = InitProcessGroupKwargs(timeout=_PATIENCE)
     # It keeps the precision of the first stage that a process ran, and would refuse another.
     AcceleratorState._reset_state()
     accelerator = Accelerator(mixed_precision=recipe.precision, kwargs_handlers=[parallel, patience])
@@ -166,10 +168,17 @@ def train(
             f"batch_size {recipe.batch_size} does not divide among {processes} processes with {recipe.accumulate} "
             "micro-batches each"
         )
+    if isinstance(data, Mixture):
+        check_stage(data.path, data.sets, recipe.stage, recipe.tasks)
+    data = _training_data(data, recipe)
     out.mkdir(parents=True, exist_ok=True)
+    _check_data(out, data)
+    accelerator.wait_for_everyone()
+    if accelerator.is_main_process and isinstance(data, Mixture):
+        write_text(out / "data.json", json.dumps(data.record(), indent=1) + "\n")
     _check_recipe(out, recipe, accelerator.is_main_process)
     set_seed(recipe.seed)
-    stage = build_stage(model, processor, recipe, images)
+    stage = build_stage(model, processor, recipe, data)
     sharded = recipe.sharding == "full" and processes > 1
     with recomputed(model, recipe.gradient_checkpointing):
         if sharded:
@@ -180,16 +189,22 @@ def train(
         wrapped, optimizer = (stage, optimizer) if sharded else accelerator.prepare(stage, optimizer)
         run = _Run(accelerator, stage, wrapped, optimizer, recipe, sharded)
         batches = torch.utils.data.DataLoader(
-            _Batches(stage, images, recipe, start, process, processes), batch_size=None, shuffle=False,
+            _Batches(stage, data, recipe, start, process, processes), batch_size=None, shuffle=False,
             num_workers=workers, persistent_workers=workers > 0,
         )  # fmt: skip
-        log = RunLog(out, start) if accelerator.is_main_process else None
+        log = RunLog(out, start, recipe.logging) if accelerator.is_main_process else None
         bar = tqdm(total=recipe.steps, initial=start, desc=recipe.stage, disable=not (progress and log is not None))
         metrics: dict[str, float] = {}
         began = time.monotonic() - seconds
         for step, parts in enumerate(batches, start=start):
-            losses = run.step(step, parts)
+            if isinstance(parts, ValueError):
+                raise parts
+            with ModelFlops() if step == start else nullcontext() as counter:
+                losses = run.step(step, parts)
             if log is not None:
+                if counter is not None:
+                    # What a step's arithmetic is differs a little from step to step: the first stands for all.
+                    log.speed = Speed(counter.total, peak_tflops, step + 1, time.monotonic() - began)
                 log.add(step, time.monotonic() - began, learning_rate(step, recipe) * recipe.lr, losses)
                 bar.update()
                 bar.set_postfix(loss=f"{losses['loss']:.3f}", refresh=False)
@@ -212,10 +227,16 @@ def train(
             accelerator.wait_for_everyone()
         bar.close()
     if log is not None:
-        finished = {"steps": recipe.steps, "seconds": round(time.monotonic() - began, 1), "processes": processes}
+        passed = time.monotonic() - began
+        finished = {"steps": recipe.steps, "seconds": round(passed, 1), "processes": processes}
+        if log.speed is not None:
+            finished |= log.speed.overall(recipe.steps, passed)
+        log.close()
         write_text(out / "finished.json", json.dumps(finished) + "\n")
     accelerator.wait_for_everyone()
     accelerator.end_training()
+    if not sharded:
+        merge(model)
     return metrics
 
 
@@ -247,9 +268,6 @@ class _Run:
                 with accelerator.autocast() if self.sharded else nullcontext():
                     losses = self.wrapped(part)
                 accelerator.backward(losses["loss"])
-            # Without `draws: image` an undivided step stays as bundled checkpoints were trained.
-            if number == 1 and not self.sharded and (divided or recipe.draws == "image"):
-                _separate(self.parameters)
             found.append({k: v.detach() for k, v in losses.items()})
         values = self._whole(found) if divided else found[0]
         if "normaliser" in values:
@@ -288,20 +306,6 @@ class _Run:
         return float(norm.full_tensor())
 
 
-def _separate(parameters: Sequence[nn.Parameter]) -> None:
-    """Give every parameter a gradient of its own.
-
-    Backward through a sum hands one tensor to all summands (the biases of the region encoder's level convolutions);
-    adding to it, scaling and clipping in place would then count several times.
-    """
-    seen = set()
-    for parameter in parameters:
-        if parameter.grad is not None:
-            if parameter.grad.data_ptr() in seen:
-                parameter.grad = parameter.grad.clone()
-            seen.add(parameter.grad.data_ptr())
-
-
 def _evaluate(evaluate: Evaluate, run: _Run, processor: GromaProcessor, state: dict[str, Any], out: Path, done: int,
               log: RunLog, seconds: float) -> dict[str, float]:  # fmt: skip
     """Held-out metrics of the model as it is, recorded; the best model is kept in ``best``."""
@@ -314,7 +318,7 @@ def _evaluate(evaluate: Evaluate, run: _Run, processor: GromaProcessor, state: d
     else:
         model.eval()
         metrics = evaluate(model, processor, done)
-        set_trainable(model, recipe.trainable)
+        prepare(model, recipe)
     if name is not None:
         if name not in metrics:
             raise ValueError(f"keep_best: the evaluation has no metric {name!r}; it has {', '.join(metrics)}")
@@ -325,6 +329,22 @@ def _evaluate(evaluate: Evaluate, run: _Run, processor: GromaProcessor, state: d
     shutil.rmtree(new, ignore_errors=True)
     log.metrics(done, seconds, metrics)
     return metrics
+
+
+def _training_data(data: TrainingData | Sequence[TrainingImage], recipe: Recipe) -> TrainingData:
+    return data if hasattr(data, "sample") else ImageList(data, recipe.seed)
+
+
+def _check_data(out: Path, data: TrainingData) -> None:
+    """A run continues on the data that it began with; of a list of images nothing is recorded."""
+    if not (out / "recipe.json").is_file():
+        return
+    path = out / "data.json"
+    before = json.loads(path.read_text())["fingerprint"] if path.is_file() else None
+    now = data.fingerprint() if isinstance(data, Mixture) else None
+    if before != now:
+        names = [f"mixture {one}" if one else "a folder of images" for one in (before, now)]
+        raise ValueError(f"{out} holds a run on {names[0]}, not on {names[1]}: choose another --out or remove it")
 
 
 def _check_recipe(out: Path, recipe: Recipe, main: bool) -> None:

@@ -13,6 +13,44 @@ STAGES = ("detect", "align", "instruct")
 SOURCES = ("coco", "sa1b", "both")
 #: What the random draws of a step hang on; how the parameters lie in several processes.
 DRAWS, SHARDINGS = ("batch", "image"), ("none", "full")
+#: Where the curves are written, beside log.csv.
+LOGGINGS = ("csv", "tensorboard")
+#: The linear maps of a layer of the language model.
+LINEAR = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+@dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters of the language model's linear maps ``targets``: W + (alpha / rank) B A, B and A trained.
+
+    ``dropout`` acts on what enters A.
+    """
+
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.0
+    targets: tuple[str, ...] = LINEAR
+
+    def __post_init__(self) -> None:
+        number = (int, float)
+        if type(self.rank) is not int or self.rank < 1:
+            raise ValueError(f"lora: rank is {self.rank!r}; it must be a whole number from 1")
+        if type(self.alpha) not in number or not self.alpha > 0:
+            raise ValueError(f"lora: alpha is {self.alpha!r}; it must be a number above 0")
+        if type(self.dropout) not in number or not 0 <= self.dropout < 1:
+            raise ValueError(f"lora: dropout is {self.dropout!r}; it must be from 0 to below 1")
+        if not isinstance(self.targets, (list, tuple)) or not self.targets or set(self.targets) - set(LINEAR):
+            raise ValueError(f"lora: targets is {self.targets!r}; it must be a list of some of {', '.join(LINEAR)}")
+        object.__setattr__(self, "targets", tuple(self.targets))
+
+
+def _lora(given: Any) -> Lora:
+    known = [f.name for f in fields(Lora)]
+    if not isinstance(given, dict):
+        raise ValueError(f"lora is {given!r}; it must be a mapping of {', '.join(known)}")
+    if unknown := sorted(set(given) - set(known)):
+        raise ValueError(f"lora: unknown setting {unknown[0]!r}; known: {', '.join(known)}")
+    return Lora(**given)
 
 
 @dataclass(frozen=True)
@@ -34,6 +72,9 @@ class Recipe:
     ``keep_best``: name of a held-out metric (``shapes-rec-val/acc@0.5``); the model with its highest value is kept in
     ``OUT/best``. ``sharding``: ``"full"`` divides parameters, gradients and optimiser states among the processes.
     ``template``: prompt template of the data and of the checkpoint, instead of the initial model's.
+    ``lora``: adapters on the language model, whose own weights stay as they are (settings of :class:`Lora`); they train
+    beside the modules of ``trainable`` and are merged into the checkpoint. ``logging``: ``"tensorboard"`` writes the
+    curves for TensorBoard as well.
     """
 
     stage: str
@@ -63,19 +104,29 @@ class Recipe:
     keep_best: str | None = None
     sharding: str = "none"
     template: str | None = None
+    lora: Lora | None = None
+    logging: str = "csv"
 
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
             raise ValueError(f"stage is {self.stage!r}; it must be one of {', '.join(STAGES)}")
         if self.stage == "detect" and self.loss.get("source") not in SOURCES:
             raise ValueError(f"a detect recipe needs loss: {{source: one of {', '.join(SOURCES)}}}")
-        for name, value, allowed in (("draws", self.draws, DRAWS), ("sharding", self.sharding, SHARDINGS)):
+        choices = (("draws", self.draws, DRAWS), ("sharding", self.sharding, SHARDINGS),
+                   ("logging", self.logging, LOGGINGS))  # fmt: skip
+        for name, value, allowed in choices:
             if value not in allowed:
                 raise ValueError(f"{name} is {value!r}; it must be one of {', '.join(allowed)}")
         if type(self.accumulate) is not int or self.accumulate < 1:
             raise ValueError(f"accumulate is {self.accumulate!r}; it must be a whole number from 1")
         if self.stage != "detect" and "proposer" in self.trainable:
             raise ValueError("trainable: the proposer gets no gradient from the language loss; train it with detect")
+        if self.lora is not None:
+            if not isinstance(self.lora, Lora):
+                object.__setattr__(self, "lora", _lora(self.lora))
+            if self.stage == "detect" or "llm" in self.trainable:
+                reason = "which detect does not run" if self.stage == "detect" else "which trainable trains whole"
+                raise ValueError(f"lora adapts the language model, {reason}: leave one of them out")
 
     def to_dict(self) -> dict[str, Any]:
         """All settings, for the record kept beside the checkpoint."""

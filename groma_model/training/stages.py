@@ -11,7 +11,7 @@ whole step: ``share`` puts the counts known beforehand into the parts, and a los
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -58,11 +58,15 @@ def _generators(seeds: Sequence[int], count: int) -> list[torch.Generator]:
 
 
 def load_pixels(processor: GromaProcessor, images: Sequence[TrainingImage]) -> Tensor:
-    """Decode and transform the pictures of a batch: (B, 3, S, S)."""
+    """Decode and transform the pictures of a batch: (B, 3, S, S). Raises ValueError naming one that is broken."""
     pictures = []
     for item in images:
-        with Image.open(item.path) as picture:
-            pictures.append(picture.convert("RGB"))
+        try:
+            with Image.open(item.path) as picture:
+                pictures.append(picture.convert("RGB"))
+        except (OSError, SyntaxError, Image.DecompressionBombError) as error:  # PIL's ways to say that it is broken
+            reason = " ".join(str(error).split())
+            raise ValueError(f"picture {item.path} cannot be decoded ({reason}): mend it, or leave it out") from None
     return processor.pixel_values(pictures)
 
 
@@ -108,17 +112,6 @@ class AttributeProbe(nn.Module):
         return torch.stack(losses).mean(), accuracies
 
 
-def attribute_values(images: Sequence[TrainingImage]) -> dict[str, list[str]]:
-    """The values of each attribute that the annotations use, sorted."""
-    values: dict[str, set[str]] = {}
-    for item in images:
-        for attributes in item.attributes:
-            for name, value in attributes.items():
-                if value:
-                    values.setdefault(name, set()).add(value)
-    return {name: sorted(found) for name, found in sorted(values.items())}
-
-
 class DetectStage(nn.Module):
     """Stage 1: class-agnostic detection; with annotated attributes also the region encoder's readout.
 
@@ -130,12 +123,19 @@ class DetectStage(nn.Module):
     additive = ("loss", "detection", "attributes")
 
     def __init__(self, model: GromaForConditionalGeneration, processor: GromaProcessor, recipe: Recipe,
-                 values: Mapping[str, Sequence[str]]):  # fmt: skip
+                 values: Mapping[str, Sequence[str]], sources: Collection[str | None] = (None,)):  # fmt: skip
+        """``values``: those of each annotated attribute. ``sources``: those of the images, None where one has none."""
         super().__init__()
         self.model, self.processor = model, processor
+        own = {recipe.loss["source"] if one is None else one for one in sources}
         options = dict(recipe.loss)
         self.attribute_weight = float(options.pop("attribute_weight", 0.0))
         self.jitter = float(options.pop("box_jitter", 0.0))
+        # An image's own source goes before the recipe's, but for a recipe that trains both heads on all boxes.
+        self.source = options.pop("source")
+        self.by_image = self.source != "both" and len(own) > 1
+        if self.source != "both" and not self.by_image:
+            (self.source,) = own
         self.options = options
         self.probe = (
             AttributeProbe(model.config.llm_config.hidden_size, values) if self.attribute_weight and values else None
@@ -154,6 +154,7 @@ class DetectStage(nn.Module):
             "boxes": boxes,
             "moved": moved,
             "attributes": [a for item in images for a in item.attributes],
+            "source": [item.source or self.source for item in images] if self.by_image else self.source,
         }
 
     def share(self, parts: Sequence[dict[str, Any]], reduce: Callable[[Tensor], Tensor], processes: int) -> None:
@@ -178,7 +179,8 @@ class DetectStage(nn.Module):
         with torch.autocast(device.type, enabled=False):
             proposals = self.model.proposer([s.float() for s in states])
             whole = {} if share is None else {"normaliser": share["boxes"], "parts": share["parts"]}
-            losses = detection_loss(proposals, [b.to(device) for b in batch["boxes"]], **self.options, **whole)
+            boxes = [b.to(device) for b in batch["boxes"]]
+            losses = detection_loss(proposals, boxes, batch["source"], **self.options, **whole)
         result = {"loss": losses["loss"], "detection": losses["loss"].detach()}
         if self.probe is not None:
             maps = self.model.region_encoder.fused_maps(states)

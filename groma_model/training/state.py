@@ -16,6 +16,7 @@ from torch import nn
 from groma_model.checkpoints import save_checkpoint
 from groma_model.modeling import GromaForConditionalGeneration
 from groma_model.processing import GromaProcessor
+from groma_model.training.lora import adapted_layers, merged_weights
 from groma_model.training.recompute import transformer_layers
 
 
@@ -71,12 +72,12 @@ def save_state(path: Path, state: dict[str, Any], step: int, seconds: float) -> 
 
 def save_weights(model: GromaForConditionalGeneration, processor: GromaProcessor, state: dict[str, Any],
                  folder: Path) -> None:  # fmt: skip
-    """Write the checkpoint; of a sharded model from its gathered state."""
-    if state["sharded"]:
+    """Write the checkpoint; of a sharded model from its gathered state, of an adapted one with adapters merged."""
+    if state["sharded"] or adapted_layers(model):
+        weights = {k.removeprefix("model."): v for k, v in state["stage"].items() if k.startswith("model.")}
         with torch.device("meta"):
             whole = GromaForConditionalGeneration(model.config)
-        weights = {k.removeprefix("model."): v for k, v in state["stage"].items() if k.startswith("model.")}
-        whole.load_state_dict(weights, assign=True)
+        whole.load_state_dict(merged_weights(model, weights), assign=True)
         model = whole
     save_checkpoint(model, processor, folder)
 

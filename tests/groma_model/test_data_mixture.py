@@ -15,7 +15,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from small import small_groma
 
-from groma_model.data.mixture import Mixture, batch_places, load_mixture, open_stores, read_exclusions
+from groma_model.data.mixture import Mixture, load_mixture, open_stores, read_exclusions
+from groma_model.data.order import batch_places
 from groma_model.data.readers import TASKS
 from groma_model.processing import TEMPLATES
 

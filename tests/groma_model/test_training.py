@@ -6,9 +6,10 @@ import pytest
 import torch
 from training_data import LANGUAGE, TASKS, align, detect, draw, fresh, recipe_with
 
+from groma_model.data.order import ImageList, batch_places
 from groma_model.data.samples import read_training_images
 from groma_model.processing import TEMPLATES
-from groma_model.training.loop import batch_indices, build_stage, learning_rate, train
+from groma_model.training.loop import build_stage, learning_rate, train
 from groma_model.training.recipe import load_recipe
 from groma_model.training.stages import set_trainable
 
@@ -111,15 +112,23 @@ def test_the_loss_falls(images, recipe):
     assert losses[-1] < 0.8 * losses[0]
 
 
-def test_batches_are_the_same_for_any_number_of_processes():
-    recipe = align(batch_size=8, steps=10)
-    for step in range(6):
-        whole = batch_indices(step, recipe, 30, 0, 1)
-        for processes in (2, 4):
-            parts = [batch_indices(step, recipe, 30, p, processes) for p in range(processes)]
-            assert [i for part in parts for i in part] == whole
-    epoch = [i for step in range(30) for i in batch_indices(step, align(batch_size=1), 30, 0, 1)]
-    assert sorted(epoch) == list(range(30))
+@pytest.mark.parametrize("seed", [0, 3])
+def test_a_list_of_images_keeps_the_order_that_bundled_checkpoints_were_trained_in(seed):
+    """Position p of the run is place p mod n of the shuffle by (seed, p div n); processes share out a step in order."""
+    count, batch = 30, 8
+    data = ImageList(range(count), seed)
+
+    def plain(position):
+        order = list(range(count))
+        random.Random(f"{seed}/{position // count}").shuffle(order)
+        return order[position % count]
+
+    for step in range(12):
+        expected = [plain(position) for position in range(step * batch, (step + 1) * batch)]
+        for processes in (1, 2, 4):
+            places = [p for i in range(processes) for p in batch_places(step, batch, count, i, processes)]
+            assert [data.sample(*place) for place in places] == expected
+    assert sorted(data.sample(1, i) for i in range(count)) == list(range(count))
 
 
 def test_learning_rate_warms_up_and_decays():
