@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 DEMO := runs/demo
 
-.PHONY: demo test test-slow lint clean
+.PHONY: demo test test-slow test-latex lint clean
 .DELETE_ON_ERROR:
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -21,6 +21,10 @@ test: $(VENV)/.installed
 
 test-slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow
+
+test-latex: $(VENV)/.installed
+	@command -v pdflatex >/dev/null || { echo "no TeX engine: install pdflatex, such as Debian's texlive-latex-base and texlive-latex-extra"; exit 1; }
+	$(BIN)/python -m pytest tests/groma_eval/test_table_latex.py
 
 lint: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -223,4 +223,3 @@ class TaskResult:
     metrics: dict[str, float]
     counts: dict[str, int]
     scores: list[SampleScore]
-    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)  # 95 %, clustered by image

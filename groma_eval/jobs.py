@@ -15,6 +15,12 @@ from groma_eval.core import Decoding, HarnessError, Model, ModelInfo, Sample
 from groma_eval.readers import files, locate, read
 
 DATA_VARIABLE = "GROMA_DATA"
+
+
+class CannotAnswer(HarnessError):
+    """The model lacks a capability that the benchmark asks for: the benchmark is not applicable to it."""
+
+
 _DRAWN = re.compile(r'\s*\{\s*"info"\s*:\s*\{[^{}]*"seed"\s*:\s*(-?\d+)')
 
 
@@ -216,7 +222,7 @@ def _check_counts(card: Card, samples: Sequence[Sample]) -> None:
 def _check_capabilities(card: Card, info: ModelInfo, samples: Sequence[Sample]) -> None:
     lacking = {question.kind for sample in samples for question in sample.questions} - info.capabilities
     if lacking:
-        raise HarnessError(
+        raise CannotAnswer(
             f"model {info.name} cannot {', '.join(sorted(lacking))}, which {card.name} asks; "
             f"it can: {', '.join(sorted(info.capabilities)) or 'nothing'}"
         )

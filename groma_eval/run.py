@@ -22,10 +22,12 @@ from groma_eval.answering import answer_blocks
 from groma_eval.batching import check_batch_size, cost_of, cut
 from groma_eval.cards import Card, select
 from groma_eval.core import HarnessError, Model, Sample, TaskResult
-from groma_eval.jobs import Job, default_data_root, load_model, places, prepare_job
+from groma_eval.doctor import fit_warnings
+from groma_eval.jobs import CannotAnswer, Job, default_data_root, load_model, places, prepare_job
 from groma_eval.judge.reviews import judged_fields, stored_scores
 from groma_eval.prefetch import default_workers
 from groma_eval.sharding import World
+from groma_eval.statistics import metric_intervals
 from groma_eval.store import BenchmarkStore, predictions_of, read_store_json, rounded, write_json
 from groma_eval.stored_records import Record, Records
 from groma_eval.tasks import TASKS
@@ -99,18 +101,29 @@ def evaluate(
     size = check_batch_size(batch_size)
     root = default_data_root(data_root)
     options = {"protocol": protocol, "limit": limit, "seed": seed, "gen_args": dict(gen_args or {})}
-    jobs = []
+    jobs: list[Job] = []
+    not_applicable: dict[str, str] = {}
     for card in cards:
         loaded = load_model(model, card, root, world.device(device, model_args or {}), dtype, model_args)
         where = places(card, root, annotations, images, several=len(cards) > 1)
-        jobs.append(prepare_job(card, loaded, root, where, annotations is not None, options))
+        try:
+            jobs.append(prepare_job(card, loaded, root, where, annotations is not None, options))
+        except CannotAnswer as error:
+            if len(cards) == 1:
+                raise
+            not_applicable[card.name] = str(error)
+    if not jobs:
+        raise HarnessError(next(iter(not_applicable.values())) + f" (nor any other of the {len(cards)} benchmarks)")
+    if world.rank == 0:
+        for name, reason in not_applicable.items():
+            print(f"groma-eval: {name}: n/a: {reason}", file=sys.stderr)
     folder = Path(out)
     key = {"checkpoint_hash": jobs[0].model.info.checkpoint_hash, "model_args": dict(model_args or {})}
     key = {"model": jobs[0].model.info.name, **key, "dtype": dtype, "seed": seed}
     stores = {job.card.name: BenchmarkStore(folder / job.card.name) for job in jobs}
     blocks = {job.card.name: cut(job.samples, size, cost_of(job.model)) for job in jobs}
     if world.rank == 0:
-        manifest = _open_run(folder, key, jobs, list(command or sys.argv), world.size)
+        manifest = _open_run(folder, key, jobs, list(command or sys.argv), world.size, not_applicable)
         plans = {job.card.name: _plan(job, stores[job.card.name].load(), blocks[job.card.name]) for job in jobs}
         world.publish("run", {"same": _same(key, jobs, batch_size), "plans": plans})
     else:
@@ -131,9 +144,12 @@ def evaluate(
         records = _stored(job, store)
         result = _score(job.card.task, job.samples, records, job.protocol.rules, store.folder)
         store.finish(job.samples, records, {score.question_id: score for score in result.scores})
-        records.close()
-        metrics[job.card.name] = _summary(result)
+        entry = manifest["benchmarks"][job.card.name]
+        metrics[job.card.name] = _summary(result, folder, job.card.name, entry)
         write_json(folder / "metrics.json", metrics)
+        for note in fit_warnings(job.card.name, job.samples, predictions_of(records.values()), job.model.info):
+            print(f"groma-eval: warning: {note}; see: groma-eval doctor {folder}", file=sys.stderr)
+        records.close()
         if todo or job.card.name not in manifest["timings"]:
             manifest["timings"][job.card.name] = {
                 "answering_s": round(answered - started, 3),
@@ -175,13 +191,18 @@ def rescore(folder: str | Path, benchmarks: Iterable[str] | None = None) -> dict
         samples, records = store.samples(), store.load()
         result = _score(entry["task"], samples, records, entry["rules"], store.folder)
         store.finish(samples, records, {score.question_id: score for score in result.scores})
-        metrics[name] = _summary(result)
+        metrics[name] = _summary(result, folder, name, entry)
     write_json(folder / "metrics.json", metrics)
     return {name: metrics[name] for name in names}
 
 
 def _open_run(
-    folder: Path, key: Mapping[str, Any], jobs: Sequence[Job], command: list[str], processes: int
+    folder: Path,
+    key: Mapping[str, Any],
+    jobs: Sequence[Job],
+    command: list[str],
+    processes: int,
+    not_applicable: Mapping[str, str],
 ) -> dict[str, Any]:
     if folder.exists() and not folder.is_dir():
         raise HarnessError(f"--out {folder} is a file; give a folder")
@@ -223,6 +244,7 @@ def _open_run(
         "versions": provenance.versions(),
         "hardware": provenance.hardware(),
         "processes": processes,
+        "not_applicable": {**manifest.get("not_applicable", {}), **not_applicable},
         "timings": manifest["timings"],
     }
     try:
@@ -317,9 +339,10 @@ def _score(
     return TASKS[task](samples, predictions, records.regions(), rules, **judged)
 
 
-def _summary(result: TaskResult) -> dict[str, Any]:
+def _summary(result: TaskResult, folder: Path, benchmark: str, entry: Mapping[str, Any]) -> dict[str, Any]:
+    """What metrics.json holds of a benchmark whose scores are stored."""
     return {
         "metrics": rounded(result.metrics),
         "counts": result.counts,
-        "intervals": rounded(result.intervals),
+        "intervals": rounded(metric_intervals(folder, benchmark, entry)),
     }

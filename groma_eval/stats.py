@@ -11,8 +11,6 @@ import numpy as np
 
 from groma_eval.core import HarnessError
 
-_CHUNK = 200_000  # counts drawn at once: bounds memory for tens of thousands of clusters
-
 
 def _cluster_sums(columns: Sequence[Sequence[float]], clusters: Sequence[Hashable]) -> tuple[np.ndarray, np.ndarray]:
     """Sums of each column per cluster (n_clusters, n_columns) and the clusters' sizes (n_clusters,)."""
@@ -27,34 +25,24 @@ def _cluster_sums(columns: Sequence[Sequence[float]], clusters: Sequence[Hashabl
     return sums, np.bincount(index, minlength=len(numbers)).astype(np.float64)
 
 
-def _resampled_means(sums: np.ndarray, sizes: np.ndarray, seed: int, resamples: int) -> np.ndarray:
-    """Ratio-of-sums means of ``resamples`` draws of whole clusters with replacement: (resamples, n_columns)."""
-    rng = np.random.default_rng(seed)
-    count = len(sizes)
-    means = []
-    step = max(1, _CHUNK // count)
-    for start in range(0, resamples, step):
-        drawn = rng.multinomial(count, np.full(count, 1.0 / count), size=min(step, resamples - start)).astype(float)
-        means.append((drawn @ sums) / (drawn @ sizes)[:, None])
-    return np.concatenate(means)
-
-
 def clustered_interval(
-    values: Sequence[float],
-    clusters: Sequence[Hashable],
-    level: float = 0.95,
-    seed: int = 0,
-    resamples: int = 1000,
+    values: Sequence[float], clusters: Sequence[Hashable], seed: int = 0, resamples: int = 1000
 ) -> tuple[float, float]:
-    """Percentile bootstrap interval of the mean of ``values``, drawing whole clusters (images) with replacement.
+    """95 % interval of the mean of ``values``, whole clusters (images) being drawn, as of every other metric
+    (:func:`groma_eval.statistics.resample.summarise`).
 
     The statistic is sum of values over number of values in the draw, so that clusters weigh by their size as they do in
-    the metric itself. In the units of ``values``; the same input and seed give the same bytes.
+    the metric itself. In the units of ``values``; the same input and seed give the same bytes. With one cluster both
+    bounds are the mean.
     """
+    from groma_eval.statistics import estimate
+    from groma_eval.statistics.sums import OfSums, mean
+
     sums, sizes = _cluster_sums([values], clusters)
-    tail = (1.0 - level) / 2
-    low, high = np.quantile(_resampled_means(sums, sizes, seed, resamples)[:, 0], [tail, 1.0 - tail])
-    return float(low), float(high)
+    found = estimate({"mean": OfSums(np.stack([sums[:, 0], sizes], axis=1), mean)}, resamples, seed)["mean"]
+    if found.low is None or found.high is None:
+        return found.value, found.value
+    return found.low, found.high
 
 
 def paired_bootstrap(

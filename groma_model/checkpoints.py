@@ -266,12 +266,16 @@ def _fill(
         raise ValueError(f"{folder} lacks tensors: {', '.join(wanted[:3])} ({len(missing)} in all)")
     for parameter in model.parameters():
         parameter.requires_grad_(True)
-    # What no file holds: the rotary frequencies are computed when their module is built.
+    # What no file holds: CLIP's positions, a count, and the rotary frequencies, computed when their module is built.
     for prefix, parent in list(model.named_modules()):
         for name, child in list(parent.named_children()):
-            if any(b.is_meta for b in child.buffers(recurse=False)):
-                computed = type(child)(config=model.config.llm_config)
-                setattr(parent, name, computed.to(place(f"{prefix}.{name}.")))
+            buffers = dict(child.named_buffers(recurse=False))
+            where = place(f"{prefix}.{name}.")
+            if "position_ids" in buffers:
+                count = torch.arange(child.position_ids.shape[-1], device=where)
+                child.register_buffer("position_ids", count[None], persistent=False)
+            elif any(buffer.is_meta for buffer in buffers.values()):
+                setattr(parent, name, type(child)(config=model.config.llm_config).to(where))
 
 
 def _shards(folder: Path) -> Iterator[tuple[Path, Iterator[tuple[str, Tensor]]]]:

@@ -17,7 +17,7 @@ from typing import Any
 from groma_eval.core import HarnessError, Prediction, Sample, SampleScore, TaskResult
 from groma_eval.metrics.captions import score_captions
 from groma_eval.metrics.phrases import attribute_scores, phrase_scores
-from groma_eval.tasks.common import Answered, Regions, interval, join, percent
+from groma_eval.tasks.common import Answered, Regions, join, percent
 
 #: This task's names of the caption metrics; each is 100 times what the reference tool gives.
 _NAMES = {
@@ -26,8 +26,6 @@ _NAMES = {
     **{f"BLEU_{n}": f"bleu_{n}" for n in range(1, 5)},
     "ROUGE_L": "rouge_l",
 }
-#: Those with an interval. BLEU is left out: that of a corpus is far from the mean of its items.
-_WITH_INTERVAL = ("cider", "meteor", "rouge_l")
 
 
 def score(
@@ -56,10 +54,9 @@ def score(
     values: dict[str, dict[str, Any]] = {
         key: {ours: 100.0 * item[name] for name, ours in _NAMES.items()} for key, item in found.per_item.items()
     }
-    intervals = {n: interval([values[a.question.id][n] for a in answered], answered, 1.0) for n in _WITH_INTERVAL}
     metrics |= _attributes(answered, values)
     metrics |= _phrases(answered, values)
-    return TaskResult(metrics, counts, [SampleScore(key, value) for key, value in values.items()], intervals)
+    return TaskResult(metrics, counts, [SampleScore(key, value) for key, value in values.items()])
 
 
 def released_text(raw: str) -> str:

@@ -1,13 +1,12 @@
-"""What all tasks share: joining predictions to questions by id, counting statuses, clustered intervals."""
+"""What all tasks share: joining predictions to questions by id, counting statuses."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from groma_eval.core import Box, HarnessError, Prediction, Question, Sample
 from groma_eval.metrics.boxes import TIE, iou_matrix
-from groma_eval.stats import clustered_interval
 
 STATUSES = ("ok", "unparsed", "missing", "failed")
 PROPOSED_IOU = 0.5  # a target counts as proposed when a proposal overlaps it by at least this
@@ -63,12 +62,6 @@ def is_proposed(regions: Regions, targets: Sequence[Box]) -> list[bool]:
 def percent(hits: float, total: float) -> float:
     """100 hits / total, 0 for nothing of nothing."""
     return 100.0 * hits / total if total else 0.0
-
-
-def interval(values: Sequence[float], answered: Iterable[Answered], scale: float = 100.0) -> tuple[float, float]:
-    """95 % interval of the mean of ``scale`` x values, clustered by image."""
-    low, high = clustered_interval(list(values), [a.sample.image_id for a in answered])
-    return scale * low, scale * high
 
 
 def by_group(answered: Sequence[Answered], values: Sequence[float]) -> Iterator[tuple[str, list[float]]]:

@@ -15,13 +15,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from groma_eval.core import HarnessError, Prediction, Sample, SampleScore, TaskResult
 from groma_eval.metrics.boxes import match_boxes, rank_order
 from groma_eval.metrics.coco_eval import faster_is_installed
 from groma_eval.metrics.grounding import average_precision, grounding_metrics, grounding_scores
-from groma_eval.stats import clustered_interval
 from groma_eval.tasks.common import Answered, Regions, is_proposed, join, percent
 
 _CHOICES = {"metric": ("as-many", "lvis"), "rank": ("confidence", "emission")}
@@ -63,7 +60,7 @@ def score(
     metrics = grounding_metrics(records, metric) | _average_precision(records)
     if regions:
         metrics |= {"not_proposed": percent(unproposed, targets), "not_selected": percent(unselected, targets)}
-    return TaskResult(metrics, counts, scores, _intervals(answered, scores))
+    return TaskResult(metrics, counts, scores)
 
 
 def _record(item: Answered, rules: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,17 +95,3 @@ def _found(record: Mapping[str, Any]) -> list[bool]:
     order = rank_order(len(record["boxes"]), record["confidences"])
     matched = {g for _, g in match_boxes([record["boxes"][i] for i in order], record["gt_boxes"], 0.5)}
     return [g in matched for g in range(len(record["gt_boxes"]))]
-
-
-def _intervals(answered: Sequence[Answered], scores: Sequence[SampleScore]) -> dict[str, tuple[float, float]]:
-    # One value a target (or emitted box), so that the mean is the pooled ratio that the metric is.
-    result = {}
-    for name, size in (("recall@0.5", "n_gt"), ("precision@0.5", "n_pred")):
-        sizes = np.array([s.values[size] for s in scores], dtype=int)
-        if sizes.sum():
-            hits = np.array([s.values["tp"] for s in scores])
-            values = np.repeat(np.divide(hits, sizes, out=np.zeros(len(sizes)), where=sizes > 0), sizes)
-            images = np.repeat([a.sample.image_id for a in answered], sizes)
-            low, high = clustered_interval(values, images.tolist())
-            result[name] = (100 * low, 100 * high)
-    return result

@@ -15,7 +15,7 @@ import numpy as np
 
 from groma_eval.core import HarnessError, Prediction, Sample, SampleScore, TaskResult
 from groma_eval.metrics.boxes import picked_box, rec_table
-from groma_eval.tasks.common import Answered, Regions, by_group, interval, is_proposed, join, percent
+from groma_eval.tasks.common import Answered, Regions, by_group, is_proposed, join, percent
 
 _NAMES = {"iou": "miou"}
 
@@ -42,11 +42,7 @@ def score(
             metrics[name] = percent(float(np.nansum(columns[name])), len(answered))
     for group, values in by_group(answered, columns["acc@0.5"].tolist()):
         metrics[f"acc@0.5/{group}"] = percent(sum(values), len(values))
-    intervals = {
-        "acc@0.5": interval(columns["acc@0.5"].tolist(), answered),
-        "miou": interval(columns["iou"].tolist(), answered),
-    }
-    return TaskResult(metrics, counts, _by_question(answered, columns), intervals)
+    return TaskResult(metrics, counts, _by_question(answered, columns))
 
 
 def _target(item: Answered) -> Sequence[float]:

@@ -22,7 +22,7 @@ import numpy as np
 from groma_eval.core import HarnessError, Prediction, Question, Sample, SampleScore, TaskResult
 from groma_eval.metrics.vqa import exact_match, facts_score, match_answer, token_f1
 from groma_eval.metrics.yesno import score_yesno
-from groma_eval.tasks.common import Answered, Regions, by_group, interval, join, percent
+from groma_eval.tasks.common import Answered, Regions, by_group, join, percent
 
 MATCHES = ("short", "exact", "yesno", "judge")
 # LLaVA-Bench's categories under the names that its published tables use.
@@ -69,7 +69,7 @@ def _known(answered: Sequence[Answered], counts: dict[str, int], match: str) -> 
     if overlaps := [value["f1"] for value in values if "f1" in value]:
         metrics["f1"] = percent(sum(overlaps), len(overlaps))
     metrics |= _by_group(answered, rights)
-    return TaskResult(metrics, counts, _scores(answered, values), {"accuracy": interval(rights, answered)})
+    return TaskResult(metrics, counts, _scores(answered, values))
 
 
 def _right(question: Question, text: str, match: str) -> float:
@@ -93,7 +93,7 @@ def _yes_no(answered: Sequence[Answered], counts: dict[str, int]) -> TaskResult:
     said = [float(items[a.question.id]["answer"] == "yes") for a in answered]
     values = [{"accuracy": right, "yes": yes} for right, yes in zip(rights, said)]
     metrics = {name: 100.0 * share for name, share in shares.items()} | _by_group(answered, rights)
-    return TaskResult(metrics, counts, _scores(answered, values), {"accuracy": interval(rights, answered)})
+    return TaskResult(metrics, counts, _scores(answered, values))
 
 
 def _judged(answered: Sequence[Answered], counts: dict[str, int], reviews: Reviews | None) -> TaskResult:
@@ -111,13 +111,11 @@ def _judged(answered: Sequence[Answered], counts: dict[str, int], reviews: Revie
         group = groups.setdefault(_CATEGORIES.get(category, category or "other"), [])
         group += [item] if reviews.get(item.question.id) else []
     metrics: dict[str, float | None] = {}
-    intervals = {}
     for name, items in groups.items():
         given = np.array([reviews[item.question.id] for item in items])  # (n, 2): reference, model
         metrics[f"score/{name}"] = None
         if not counts["unjudged"] and len(items) and given[:, 0].sum() > 0:
             metrics[f"score/{name}"] = float(100 * given[:, 1].sum() / given[:, 0].sum())
-            intervals[f"score/{name}"] = _ratio_interval(given[:, 1], given[:, 0], items)
     if metrics["score/overall"] is not None:
         given = np.array([reviews[item.question.id] for item in usable])
         metrics |= {"reference_mean": float(10 * given[:, 0].mean()), "model_mean": float(10 * given[:, 1].mean())}
@@ -127,13 +125,7 @@ def _judged(answered: Sequence[Answered], counts: dict[str, int], reviews: Revie
     for item, count in zip(answered, words):
         pair = reviews.get(item.question.id)
         values.append({"words": count} | ({"reference": pair[0], "model": pair[1]} if pair else {}))
-    return TaskResult(metrics, counts, _scores(answered, values), intervals)
-
-
-def _ratio_interval(model: np.ndarray, reference: np.ndarray, items: Sequence[Answered]) -> tuple[float, float]:
-    # The ratio of two means as the mean of one value a question: its linearisation about the ratio, whose mean it is.
-    ratio = model.sum() / reference.sum()
-    return interval((ratio + (model - ratio * reference) / reference.mean()).tolist(), items)
+    return TaskResult(metrics, counts, _scores(answered, values))
 
 
 def _by_group(answered: Sequence[Answered], values: Sequence[float]) -> dict[str, float]:

@@ -11,6 +11,7 @@ from PIL import Image
 
 from groma_eval.core import ImageAnswer, Prediction, Question, Sample
 from groma_eval.report.load import Answers, read_answers, read_runs
+from groma_eval.statistics import metric_intervals
 from groma_eval.store import BenchmarkStore, make_record, predictions_of, regions_of, rounded, write_json
 from groma_eval.tasks import TASKS
 
@@ -30,14 +31,14 @@ def write_run(
         rules = entry.get("rules", {})
         result = TASKS[task](samples, predictions_of(records.values()), regions_of(records.values()), rules)
         BenchmarkStore(folder / benchmark).finish(samples, records, {s.question_id: s for s in result.scores})
-        found = {"metrics": result.metrics, "counts": result.counts, "intervals": result.intervals}
-        metrics[benchmark] = rounded(found)
         entries[benchmark] = {
             "version": 1, "protocol": "paper", "task": task, "title": f"Toy {task}",
             "headline": next(iter(result.metrics)), "deviations": [], "rules": rules,
             "decoding": {"max_new_tokens": 8, "do_sample": False}, "finished": True,
             "leakage": {"status": "clean", "images": 0, "of": len(samples)}, **entry,
         }  # fmt: skip
+        intervals = metric_intervals(folder, benchmark, entries[benchmark])
+        metrics[benchmark] = rounded({"metrics": result.metrics, "counts": result.counts, "intervals": intervals})
     manifest = {
         "run_id": "0123456789ab",
         "model": {"name": name, "size": "1M", "parameters": 1_000_000, "checkpoint_hash": "c0ffee" * 8, "notes": []},
