@@ -11,6 +11,7 @@ from groma_eval.cli.score_report import add_json_argument, report
 from groma_eval.core import HarnessError, Prediction, Sample
 from groma_eval.frames import FORMS, FRAMES, Frame
 from groma_eval.prediction_records import Record, check_records, read_records, to_prediction
+from groma_eval.stats import clustered_interval
 
 ABOUT = "boxes for referring expressions (REC): accuracy by IoU, mean IoU, centre accuracy"
 _COUNTS = ("questions", "images", "ok", "unparsed", "missing", "failed")
@@ -60,7 +61,8 @@ def run(args: argparse.Namespace) -> int:
     notes = check(records, samples, Frame(args.frame, args.format), args.predictions)
     predictions = to_predictions(records, samples, Frame(args.frame, args.format))
     result = rec.score(samples, predictions, {}, {"iou": ">="})
-    low, high = result.intervals["acc@0.5"]
+    images = [sample.image_id for sample in samples for _ in sample.questions]
+    low, high = clustered_interval([100 * score.values["acc@0.5"] for score in result.scores], images)
     notes = [
         f"boxes read as {args.frame}, {args.format}; acc@T: IoU >= T, acc@T_strict: IoU > T",
         f"acc@0.5: 95 % interval {low:.2f} to {high:.2f}, clustered by image",

@@ -37,8 +37,6 @@ def test_rec_counts_every_expression():
     assert result.metrics["acc@0.5/attribute"] == result.metrics["acc@0.5/extra"] == 20.0
     assert result.metrics["miou"] == 20.0
     assert [s.question_id for s in result.scores] == list("01234")
-    low, high = result.intervals["acc@0.5"]
-    assert 0 <= low <= 20.0 <= high <= 100
 
 
 def test_rec_ties_and_picks():
@@ -82,8 +80,6 @@ def test_grounding_truth_and_misses():
     assert result.metrics["precision@0.5"] == 100
     assert result.metrics["not_proposed"] == 50  # both B's of x
     assert result.metrics["not_selected"] == 25  # the one of y
-    low, high = result.intervals["recall@0.5"]
-    assert low <= 25 <= high
 
 
 def test_grounding_may_leave_confidences_aside():
