@@ -102,7 +102,7 @@ def evaluate(
     root = default_data_root(data_root)
     options = {"protocol": protocol, "limit": limit, "seed": seed, "gen_args": dict(gen_args or {})}
     jobs: list[Job] = []
-    not_applicable: dict[str, str] = {}
+    not_applicable: dict[str, dict[str, Any]] = {}
     for card in cards:
         loaded = load_model(model, card, root, world.device(device, model_args or {}), dtype, model_args)
         where = places(card, root, annotations, images, several=len(cards) > 1)
@@ -111,12 +111,13 @@ def evaluate(
         except CannotAnswer as error:
             if len(cards) == 1:
                 raise
-            not_applicable[card.name] = str(error)
+            not_applicable[card.name] = {"family": card.family, "split": card.split, "reason": str(error)}
     if not jobs:
-        raise HarnessError(next(iter(not_applicable.values())) + f" (nor any other of the {len(cards)} benchmarks)")
+        reason = next(iter(not_applicable.values()))["reason"]
+        raise HarnessError(f"{reason}; nor can it answer any other of the {len(cards)} benchmarks")
     if world.rank == 0:
-        for name, reason in not_applicable.items():
-            print(f"groma-eval: {name}: n/a: {reason}", file=sys.stderr)
+        for name, entry in not_applicable.items():
+            print(f"groma-eval: {name}: n/a: {entry['reason']}", file=sys.stderr)
     folder = Path(out)
     key = {"checkpoint_hash": jobs[0].model.info.checkpoint_hash, "model_args": dict(model_args or {})}
     key = {"model": jobs[0].model.info.name, **key, "dtype": dtype, "seed": seed}
@@ -202,7 +203,7 @@ def _open_run(
     jobs: Sequence[Job],
     command: list[str],
     processes: int,
-    not_applicable: Mapping[str, str],
+    not_applicable: Mapping[str, Mapping[str, Any]],
 ) -> dict[str, Any]:
     if folder.exists() and not folder.is_dir():
         raise HarnessError(f"--out {folder} is a file; give a folder")

@@ -16,7 +16,8 @@ SECTIONS = ("Published", "Measured", "Bounds")
 class Cell:
     """One number as printed. ``half`` is half the width of its 95 % interval, ``bounds`` are the interval's ends.
     ``ranked`` cells may be best or second; ``place`` is then 1 or 2. ``marks`` are footnote marks. ``apart``: it is not
-    quite what the column's name says, and is ranked only where none of the others is."""
+    quite what the column's name says, and is ranked only where none of the others is. ``not_applicable``: there is no
+    number, for the model cannot do what the column asks."""
 
     value: Decimal | None = None
     half: Decimal | None = None
@@ -25,11 +26,13 @@ class Cell:
     apart: bool = False
     marks: list[str] = field(default_factory=list)
     bounds: tuple[Decimal, Decimal] | None = None
+    not_applicable: bool = False
 
     @property
     def text(self) -> str:
-        """The digits, or a dash where there is no number."""
-        return "–" if self.value is None else f"{self.value:f}"
+        """The digits; where there is no number a dash, or ``n/a`` where there can be none."""
+        missing = "n/a" if self.not_applicable else "–"
+        return missing if self.value is None else f"{self.value:f}"
 
 
 @dataclass

@@ -45,7 +45,7 @@ def measured_row(
         elif column.count:
             cells.append(Cell(Decimal(_count(kind, run, columns, column.count))))
         elif name is None or (value := number(run.results[name]["metrics"].get(column.metric))) is None:
-            cells.append(Cell())
+            cells.append(Cell(not_applicable=(column.family, column.split) in run.not_applicable))
         else:
             key = _key(run.benchmarks[name])
             reference = keys[column.family, column.split]

@@ -19,6 +19,7 @@ class Run:
     benchmarks: dict[str, dict[str, Any]]  # manifest entries
     results: dict[str, dict[str, Any]]  # metrics.json entries
     path: Path = Path()
+    not_applicable: frozenset[tuple[str, str]] = frozenset()  # family and split of what the model cannot answer
 
     @property
     def oracle(self) -> bool:
@@ -69,7 +70,9 @@ def read_run(path: Path) -> Run:
         for key, value in numbers.items():
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
                 raise HarnessError(f"{path}/metrics.json: {name}.metrics.{key} is not a number")
-    return Run(str(manifest.get("run_id") or path.name), model, benchmarks, metrics, path)
+    refused = _object(manifest.get("not_applicable", {}), path / "manifest.json", "not_applicable")
+    places = frozenset((str(entry.get("family")), str(entry.get("split") or "")) for entry in refused.values())
+    return Run(str(manifest.get("run_id") or path.name), model, benchmarks, metrics, path, places)
 
 
 def _read_object(path: Path) -> dict[str, Any]:

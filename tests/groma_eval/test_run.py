@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,13 @@ from harness_fakes import Fake, card, rec_rows, truth, write_benchmark
 from groma_eval import evaluate
 from groma_eval.core import HarnessError, Prediction
 from groma_eval.run import rescore
+from groma_eval.table_runs import read_run
 
+LVIS = {
+    "images": [{"id": 1, "file_name": "a.jpg", "width": 80, "height": 60}],
+    "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 30, 40], "area": 1200}],
+    "categories": [{"id": 1, "name": "thing", "frequency": "r"}],
+}
 STORED = ("metrics.json", "toy/samples.jsonl", "toy/images.jsonl")
 
 
@@ -259,6 +266,21 @@ def test_a_model_that_cannot_answer(root):
     model.info = type(model.info)("mute", frozenset({"describe"}))
     with pytest.raises(HarnessError, match="model mute cannot ground_one, which toy asks; it can: describe"):
         _run(root, model)
+
+
+def test_what_a_model_cannot_answer_is_not_applicable_and_the_rest_is_run(root, capsys):
+    second = write_benchmark(root, json.dumps(LVIS), False, name="many", task="grounding", reader="lvis",
+                             file="many.json", family="shapes-ground", split="val", headline="ar")  # fmt: skip
+    second.rename(root / "many.yaml")
+    write_benchmark(root, rec_rows())
+    model = Fake(truth)
+    model.info = replace(model.info, capabilities=frozenset({"ground_one"}))
+    with pytest.raises(HarnessError, match="model fake cannot ground_all"):
+        evaluate(model, root / "many.yaml", out=root / "none", data_root=root, progress=False)
+    both = [root / "cards/card.yaml", root / "many.yaml"]
+    assert list(evaluate(model, both, out=root / "run", data_root=root, progress=False).metrics) == ["toy"]
+    assert "groma-eval: many: n/a: model fake cannot ground_all, which many asks" in capsys.readouterr().err
+    assert read_run(root / "run").not_applicable == {("shapes-ground", "val")}
 
 
 def test_score_needs_no_model_and_changes_nothing(root):

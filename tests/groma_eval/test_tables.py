@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from decimal import Decimal
 from fractions import Fraction
 
@@ -55,6 +56,16 @@ def test_average_is_the_decimal_mean_rounded_half_up(cells):
 def test_average_has_the_most_digits_of_its_cells():
     assert str(average([Decimal("79.3"), Decimal("88.69")])) == "84.00"
     assert str(average([Decimal("90.0"), Decimal("92.5")])) == "91.3"
+
+
+def test_what_a_model_cannot_do_is_not_a_gap(make_run):
+    run = make_run("m", refcoco([50.0]))
+    refused = {"refcoco_testA": {"family": "RefCOCO", "split": "testA", "reason": "cannot"}}
+    manifest = json.loads((run / "manifest.json").read_text()) | {"not_applicable": refused}
+    (run / "manifest.json").write_text(json.dumps(manifest))
+    grid = build_table("rec", [run]).grids[0]
+    cells = [column(grid, head, "RefCOCO")["m"].text for head in ("val", "testA", "testB")]
+    assert cells == ["50.00", "n/a", "–"]
 
 
 def test_measured_average_is_made_from_the_printed_cells(make_run):

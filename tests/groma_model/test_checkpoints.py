@@ -36,6 +36,17 @@ def test_what_is_saved_answers_the_same(folder):
     assert len(after.checkpoint_hash) == 64
 
 
+def test_a_model_with_clips_encoder_answers_the_same(tmp_path):
+    vision = dict(model_type="clip_vision_model", hidden_size=96, num_hidden_layers=4, num_attention_heads=3,
+                  intermediate_size=384, image_size=128, patch_size=16)  # fmt: skip
+    before = small_groma(vision_config=vision)
+    save_checkpoint(before.model, before.processor, tmp_path / "clip")
+    after = Groma.from_pretrained(tmp_path / "clip", device="cpu")
+    query = [[Query("ground_all", "the red circle")]]
+    first, second = (groma.answer([groma.perceive(picture())], query, 4)[0][0] for groma in (before, after))
+    assert first == second
+
+
 def test_half_precision_runs(folder):
     groma = Groma.from_pretrained(folder, device="cpu", dtype="bfloat16")
     assert groma.model.dtype == torch.bfloat16
