@@ -40,7 +40,7 @@ def draw(records: dict[str, dict[str, Any]], out: Path) -> None:
             said = f" {record['ratio']:.1f} times the reference way, {record['share_of_ideal']:.0%} of ideal"
             axes.text(left, row, said, va="center", fontsize=8)
     longest = max(1000 * r["seconds"] / r["workload"]["expressions"] for r in records.values())
-    axes.set_xlim(0, 1.5 * longest)
+    axes.set_xlim(0, 1.75 * longest)
     axes.set_yticks(range(len(records)), list(records))
     axes.invert_yaxis()
     axes.set_xlabel("milliseconds an expression; black lines: what the stage's FLOPs allow")
