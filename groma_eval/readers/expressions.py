@@ -18,7 +18,10 @@ _EXTENSION = re.compile(r"\.(?:jpe?g|png)\Z", re.IGNORECASE)
 
 @dataclass(frozen=True, slots=True)
 class Expression:
-    """One expression of one object. ``box`` is xywh in pixels, as the file has it; ``size`` (width, height)."""
+    """One expression of one object. ``box`` is xywh in pixels, as the file has it; ``size`` (width, height).
+
+    ``category``: the object's, where the file says it; ``distractors``: how many more objects of it its picture has.
+    """
 
     picture: str  # file name, with or without its extension
     thing: str  # names the object within the file: expressions of one object share it
@@ -27,6 +30,8 @@ class Expression:
     size: tuple[int, int]
     group: str | None
     where: str  # file and row, for errors
+    category: str | None = None
+    distractors: int | None = None
 
 
 def object_name(value: str, field: str, where: str) -> str:
@@ -42,7 +47,8 @@ def _stem(name: str) -> str:
 
 
 def to_samples(expressions: Iterable[Expression], images: Path | None, need_images: bool) -> list[Sample]:
-    """``ground_one`` questions (target ``{"boxes": [Box]}``) by image, in order of the images' first appearance.
+    """``ground_one`` questions (target ``{"boxes": [Box]}``, with ``category`` and ``distractors`` where they are
+    known) by image, in order of the images' first appearance.
 
     A question's id is the expression's number, from 0, in the file (of a file of several splits: in its split), so
     repeated expressions count, as they do in the official totals.
@@ -56,8 +62,10 @@ def to_samples(expressions: Iterable[Expression], images: Path | None, need_imag
         if known != item.size:
             raise HarnessError(f"{item.where}: size {item.size} differs from {known} in an earlier row of '{stem}'")
         box = pixel_box(item.box, *item.size, item.where)
+        target = {"boxes": [box], "category": item.category, "distractors": item.distractors}
+        target = {key: value for key, value in target.items() if value is not None}
         questions.setdefault(stem, []).append(
-            Question(str(number), "ground_one", text=item.text, target={"boxes": [box]}, group=item.group)
+            Question(str(number), "ground_one", text=item.text, target=target, group=item.group)
         )
     return [Sample(stem, pictures.find(heads[stem][0]), *heads[stem][1], tuple(q)) for stem, q in questions.items()]
 
@@ -76,5 +84,6 @@ def to_flat(expressions: Iterable[Expression]) -> list[dict[str, Any]]:
             named = f"{stem}_{seen.setdefault(item.thing, len(seen))}"
         width, height = item.size
         row = {"img_id": named, "sents": item.text, "bbox": list(item.box), "height": height, "width": width}
-        rows.append(row if item.group is None else {**row, "group": item.group})
+        more = {"group": item.group, "category": item.category, "distractors": item.distractors}
+        rows.append(row | {key: value for key, value in more.items() if value is not None})
     return rows

@@ -1,5 +1,7 @@
 """Referring expressions as one flat JSON list: ``[{img_id, sents, bbox, width, height, group?}, ...]``.
 
+Rows may have besides ``category`` (the object's) and ``distractors`` (how many more of it the picture has).
+
 ``bbox`` is xywh in pixels; the picture is ``img_id`` without its last ``_number``; the sample id is the row index, so
 repeated expressions count, as they do in the splits' official totals.
 """
@@ -27,8 +29,9 @@ def parse(path: Path, content: Any) -> Iterator[Expression]:
         name = need(row, "img_id", str, where)
         picture = object_name(name, "img_id", where)
         text = need_text(row, "sents", where)
-        group = row.get("group")
-        if group is not None and not isinstance(group, str):
-            raise HarnessError(f"{where}: field 'group' must be text, not {short(group)}")
+        for key, kind, what in (("group", str, "text"), ("category", str, "text"), ("distractors", int, "a number")):
+            if row.get(key) is not None and not isinstance(row[key], kind):
+                raise HarnessError(f"{where}: field '{key}' must be {what}, not {short(row[key])}")
+        group, more = row.get("group"), (row.get("category"), row.get("distractors"))
         box = tuple(need(row, "bbox", list, where))
-        yield Expression(picture, name, text, box, need_size(row, where), group, where)
+        yield Expression(picture, name, text, box, need_size(row, where), group, where, *more)

@@ -8,6 +8,7 @@ CVPR 2016; Nagaraja et al., ECCV 2016.)
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -48,7 +49,7 @@ def parse(path: Path, dataset: str, split: str) -> Iterator[Expression]:
     if path.name.startswith("refs(") and path.name != f"refs({SPLIT_BY[dataset]}).p":
         raise HarnessError(f"{path}: another division into splits; {dataset}'s in use is refs({SPLIT_BY[dataset]}).p")
     references = _load(load_plain, path)
-    pictures, boxes = _load(_instances, path.with_name("instances.json"))
+    pictures, objects = _load(_instances, path.with_name("instances.json"))
     rows = rows_of(path, references)
     seen: dict[str, set[Any]] = {"ref_id": set(), "sent_id": set()}
     splits: dict[str, int] = {}
@@ -60,7 +61,7 @@ def parse(path: Path, dataset: str, split: str) -> Iterator[Expression]:
         if named != split:
             continue
         image_id, ann_id = (need(row, key, int, where) for key in ("image_id", "ann_id"))
-        if image_id not in pictures or ann_id not in boxes:
+        if image_id not in pictures or ann_id not in objects:
             lacking = f"image_id {image_id}" if image_id not in pictures else f"ann_id {ann_id}"
             raise HarnessError(f"{where}: {lacking} is not in {path.with_name('instances.json')}")
         thing = need(row, "file_name", str, where)
@@ -71,7 +72,8 @@ def parse(path: Path, dataset: str, split: str) -> Iterator[Expression]:
             _once(seen, sentence, "sent_id", place)
             text = need_text(sentence, "sent", place)
             picture = pictures[image_id]
-            yield Expression(picture["name"], thing, text, tuple(boxes[ann_id]), picture["size"], None, place)
+            box, *kind = objects[ann_id]
+            yield Expression(picture["name"], thing, text, tuple(box), picture["size"], None, place, *kind)
     if split not in splits:
         there = ", ".join(f"{name} ({count} references)" for name, count in splits.items())
         raise HarnessError(f"{path}: holds no split '{split}'; there are: {there}")
@@ -84,15 +86,25 @@ def _once(seen: dict[str, set[Any]], row: dict[str, Any], key: str, where: str) 
     seen[key].add(value)
 
 
-def _instances(path: Path) -> tuple[dict[Any, dict[str, Any]], dict[int, list[float]]]:
-    """Pictures by id and boxes by annotation id. The file holds every object of the pictures: only ids are checked."""
+def _instances(path: Path) -> tuple[dict[Any, dict[str, Any]], dict[int, tuple[list[float], str | None, int | None]]]:
+    """Pictures by id; by annotation id the box, the category's name and the picture's other objects of that category.
+
+    The file holds every object of the pictures: only ids are checked, and the last two are None where it names no
+    categories. Crowds are not counted.
+    """
     content = read_json(path)
     pictures = {key: {"name": row["name"], "size": row["size"]} for key, row in load_images(path, content).items()}
-    boxes = {}
-    for index, row in enumerate(rows_of(path, content, "annotations")):
+    named = {row.get("id"): row.get("name") for row in content.get("categories") or () if isinstance(row, dict)}
+    rows = rows_of(path, content, "annotations")
+    counts = Counter((row.get("image_id"), row.get("category_id")) for row in rows if not row.get("iscrowd"))
+    objects = {}
+    for index, row in enumerate(rows):
         where = f"{path}: annotations[{index}]"
-        boxes[need(row, "id", int, where)] = need(row, "bbox", list, where)
-    return pictures, boxes
+        category = named.get(row.get("category_id"))
+        itself = not row.get("iscrowd")
+        others = counts[row.get("image_id"), row.get("category_id")] - itself if category is not None else None
+        objects[need(row, "id", int, where)] = (need(row, "bbox", list, where), category, others)
+    return pictures, objects
 
 
 def _load(load: Any, path: Path) -> Any:

@@ -252,6 +252,32 @@ def test_a_given_folder(tmp_path):
     assert locate("refcoco", tmp_path, "refcoco_val.json") == tmp_path / "refcoco_val.json"
 
 
+def test_categories_and_distractors_come_from_the_instances(tmp_path):
+    rows = rows_of()
+    references, instances = refer_content(rows)
+    instances["categories"] = [{"id": 1, "name": "dog"}, {"id": 2, "name": "cat"}]
+    first = instances["annotations"][0]
+    first["category_id"] = 2
+    more = {"image_id": first["image_id"], "bbox": [0, 0, 1, 1]}
+    instances["annotations"] += [
+        {"id": 1, "category_id": 2, **more}, {"id": 2, "category_id": 2, "iscrowd": 1, **more}
+    ]  # fmt: skip
+    (tmp_path / "refcoco").mkdir()
+    (tmp_path / "refcoco" / "refs(unc).p").write_bytes(pickle.dumps(references, 2))
+    write_json(tmp_path / "refcoco" / "instances.json", instances)
+    found = expressions(tmp_path, **VAL)
+    of_image = [a["image_id"] for a in instances["annotations"][:-2] if a["category_id"] == 1]
+    for item in found:
+        if item.thing == references[0]["file_name"]:
+            assert (item.category, item.distractors) == ("cat", 1)  # the crowd does not count
+        else:
+            assert (item.category, item.distractors) == ("dog", of_image.count(int(item.picture[-16:-4])) - 1)
+    # They survive the flat form, and stand in the questions' targets.
+    flat = write_json(tmp_path / "flat.json", to_flat(found))
+    assert [(e.category, e.distractors) for e in expressions(flat)] == [(e.category, e.distractors) for e in found]
+    assert to_samples(found, None, False)[0].questions[0].target["category"] == "cat"
+
+
 def test_the_references_are_read_once_for_three_splits(tmp_path):
     folder = write_refer(tmp_path, rows_of())
     first = read("refcoco", folder, None, False, **VAL)
