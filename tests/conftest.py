@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-# One thread a process keeps the suite's timing steady on small machines and tokenizers quiet in forks.
+# One thread a process keeps the suite's timing steady on busy machines (two threads wait for each other there at every
+# one of the small models' operations), and tokenizers quiet in forks. Set before torch is imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
 
