@@ -21,7 +21,7 @@ from groma_eval.statistics.detection import (
 )
 from groma_eval.statistics.resample import Statistic
 from groma_eval.statistics.sums import OfSums, f1, mean, per_image, share, share_or_zero
-from groma_eval.store import BenchmarkStore, predictions_of, read_store_json, regions_of
+from groma_eval.store import BenchmarkStore, predictions_of, read_store_json
 from groma_eval.tasks.caption import released_text
 from groma_eval.tasks.common import Regions
 
@@ -92,7 +92,7 @@ def read_stored(run: str | Path, name: str, entry: Mapping[str, Any] | None = No
         raise HarnessError(f"{run / name}: holds no questions; repeat its groma-eval run command")
     judged = entry.get("rules", {}).get("match") == "judge"
     reviews = stored_scores(run / name, samples, predictions) if judged else None
-    return StoredBenchmark(run, name, entry, items, regions_of(records.values()), reviews)
+    return StoredBenchmark(run, name, entry, items, records.regions(), reviews)
 
 
 def stored_scores_of(folder: Path) -> dict[str, Scores]:
